@@ -81,6 +81,8 @@ export const THREAD_DELIVER_COUNT = 0x028; // u32: packets for the TUN, records 
 export const THREAD_KICK = 0x02c; // u32: 1 = the main thread has work: call deviceService there
 export const THREAD_MORE = 0x030; // u32: 1 = deviceService has more to do: send what is there and call again
 export const THREAD_DEADLINE = 0x038; // f64: ms on the monotonic clock, Infinity = nothing armed (deviceNextDeadline)
+// Written by this thread around each run, read by the main thread (threads/lock.ts):
+export const THREAD_BUSY = 0x040; // u32: 1 = inside a run; alone on its cache line
 export const THREAD_ARGUMENT = 0x100; // 256 bytes: keys, prefixes and endpoints handed to exports; host writes
 export const THREAD_PEER_INFO = 0x200; // PEER_INFO record (peerInfo)
 export const THREAD_ALLOWED_IP = 0x300; // ALLOWED_IP record (allowedIpNext)
@@ -155,6 +157,7 @@ export const ALLOWED_IP_ADDR = 8; // 16 bytes, network order, IPv4 in the first 
 export const ALLOWED_IP_SIZE = 24;
 
 // --- device block: counters that the host reads ---------------------------------------------------------------------------
+export const DEVICE_WRITER = DEVICE_BASE + 0x80; // u32: 1 = the main thread writes, no run may begin (threads/lock.ts)
 export const DEVICE_DROPS = DEVICE_BASE + 0x100; // u64 x DROP_COUNT, atomic
 export const DEVICE_PUBLIC_KEY = DEVICE_BASE + 0x300; // 32 bytes, zero without a private key
 export const DEVICE_PEER_COUNT = DEVICE_BASE + 0x320; // u32
