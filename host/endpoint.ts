@@ -2,15 +2,9 @@
 // the ENDPOINT record of assembly/abi.ts. Names of interfaces in a scope are turned into numbers by a function of the
 // caller, because only the system knows them; host names are left to the configuration (config.ts) and its resolver.
 
-import {
-  ENDPOINT_ADDR,
-  ENDPOINT_FAMILY,
-  ENDPOINT_LEN,
-  ENDPOINT_PORT,
-  ENDPOINT_SCOPE,
-} from "../assembly/abi.ts";
+import { ENDPOINT_ADDR, ENDPOINT_FAMILY, ENDPOINT_LEN, ENDPOINT_PORT, ENDPOINT_SCOPE } from "../assembly/abi.ts";
 import { quote } from "./errors.ts";
-import { IPV4_LEN, IPV6_LEN, formatIp, parseIp, tryParseIp, type Family, type IpAddress } from "./ip.ts";
+import { IPV4_LEN, IPV6_LEN, formatIp, parseIp, tryParseIp, type IpAddress } from "./ip.ts";
 
 export interface Endpoint extends IpAddress {
   /** 1..65535 */
@@ -93,7 +87,7 @@ export function decodeEndpoint(view: DataView, at: number): Endpoint | null {
   const start = view.byteOffset + at + ENDPOINT_ADDR;
   const length = family === 4 ? IPV4_LEN : IPV6_LEN;
   return {
-    family: family satisfies Family,
+    family,
     address: new Uint8Array(new Uint8Array(view.buffer, start, length)), // a copy, never on shared memory
     port: view.getUint16(at + ENDPOINT_PORT, false),
     scope: view.getUint32(at + ENDPOINT_SCOPE, true),

@@ -15,21 +15,21 @@ export function decodeBase64Key(text: string): Uint8Array {
   if (!text.endsWith("=")) throw new RangeError('key does not end in "="');
   const key = new Uint8Array(KEY_LEN);
   let bad = 0;
-  let last = 0;
+  let rest = 0; // what the last group has beyond the key's last byte
   for (let group = 0; group < KEY_BASE64_LEN / 4; group++) {
-    const padded = group === KEY_BASE64_LEN / 4 - 1;
     let bits = 0;
-    for (let i = 0; i < 4; i++) {
-      last = padded && i === 3 ? 0 : base64Value(text.charCodeAt(group * 4 + i));
-      bad |= last;
-      bits = (bits << 6) | (last & 63);
+    for (let at = group * 4; at < group * 4 + 4; at++) {
+      const value = at === KEY_BASE64_LEN - 1 ? 0 : base64Value(text.charCodeAt(at));
+      bad |= value;
+      bits = (bits << 6) | (value & 63);
     }
     key[group * 3] = bits >> 16;
     key[group * 3 + 1] = bits >> 8;
-    if (!padded) key[group * 3 + 2] = bits;
-    else if ((bits & 0xff) !== 0 && bad >= 0) throw new RangeError("key is not canonical base64: its last bits are not 0");
+    key[group * 3 + 2] = bits; // past the end in the last group: no effect
+    rest = bits & 0xff;
   }
   if (bad < 0) throw new RangeError("key has a character that is not base64");
+  if (rest !== 0) throw new RangeError("key is not canonical base64: its last bits are not 0");
   return key;
 }
 
