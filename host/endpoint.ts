@@ -28,9 +28,6 @@ const PORT_MAX = 65535;
 /** @throws RangeError unless `text` is `IP:port` or `[IPv6]:port` */
 export function parseEndpoint(text: string, interfaceIndex?: InterfaceIndex): Endpoint {
   const { host, port } = splitHostPort(text);
-  if (host.includes(":") !== text.startsWith("[")) {
-    throw new RangeError(`${quote(text)} must have brackets around an IPv6 address, and only there`);
-  }
   return toEndpoint(host, port, interfaceIndex);
 }
 
@@ -60,6 +57,9 @@ export function splitHostPort(text: string): HostPort {
   let host = text.slice(0, colon);
   if (host.startsWith("[") && host.endsWith("]")) host = host.slice(1, -1);
   if (host === "") throw new RangeError(`${quote(text)} has no address`);
+  if (host.includes(":") !== text.startsWith("[")) {
+    throw new RangeError(`${quote(text)} must have brackets around an IPv6 address, and only there`);
+  }
   return { host, port: Number(port) };
 }
 

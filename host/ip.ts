@@ -12,10 +12,14 @@ export interface IpAddress {
   address: Uint8Array;
 }
 
-export interface AllowedIp extends IpAddress {
-  /** leading bits that count: 0..32 or 0..128; all bits after them are zero */
+/** An address and the length of its network's prefix, as an interface has it. */
+export interface InterfaceAddress extends IpAddress {
+  /** leading bits that count: 0..32 or 0..128 */
   cidr: number;
 }
+
+/** A prefix: all bits after the first `cidr` are zero. */
+export type AllowedIp = InterfaceAddress;
 
 export const IPV4_LEN = 4;
 export const IPV6_LEN = 16;
@@ -48,6 +52,13 @@ export function tryParseIp(text: string): IpAddress | null {
  * @throws RangeError
  */
 export function parsePrefix(text: string, bare = false): AllowedIp {
+  const prefix = parseInterfaceAddress(text, bare);
+  mask(prefix.address, prefix.cidr);
+  return prefix;
+}
+
+/** Like parsePrefix, but keeps all bits. */
+export function parseInterfaceAddress(text: string, bare = false): InterfaceAddress {
   const slash = text.indexOf("/");
   if (slash < 0 && !bare) throw new RangeError(`${quote(text)} has no /cidr`);
   const { family, address } = parseIp(slash < 0 ? text : text.slice(0, slash));
@@ -56,9 +67,7 @@ export function parsePrefix(text: string, bare = false): AllowedIp {
   if (!CIDR.test(length) || Number(length) > bits) {
     throw new RangeError(`prefix length ${quote(length)} is not in 0..${bits}`);
   }
-  const cidr = Number(length);
-  mask(address, cidr);
-  return { family, address, cidr };
+  return { family, address, cidr: Number(length) };
 }
 
 export function formatPrefix(prefix: AllowedIp): string {

@@ -28,7 +28,7 @@ export interface UapiServerOptions {
   name: string;
   device: Configurable;
   directory?: string;
-  /** a listening socket that was inherited (WG_UAPI_FD); its file is not ours to make or to remove */
+  /** a listening socket that was inherited (WG_UAPI_FD), its file already in place */
   fd?: number;
   log?: Logger;
   /** called once when the socket file is removed or replaced, never after close() */
