@@ -5,11 +5,10 @@
 
 import { type HostPort, type InterfaceIndex, isAddress, splitHostPort, toEndpoint } from "./endpoint.ts";
 import { WasmguardError, quote } from "./errors.ts";
-import { type AllowedIp, type InterfaceAddress, type IpAddress } from "./ip.ts";
+import type { AllowedIp, InterfaceAddress, IpAddress } from "./ip.ts";
 import { parseInterfaceAddress, parsePrefix, tryParseIp } from "./ip.ts";
 import { KEY_LEN, decodeBase64Key } from "./keys.ts";
-import type { DeviceChange, PeerChange } from "./model.ts";
-import { createPeerChange } from "./uapi.ts";
+import { type DeviceChange, type PeerChange, createPeerChange } from "./model.ts";
 
 export interface InterfaceConfig {
   privateKey?: Uint8Array;

@@ -67,3 +67,8 @@ export interface Configurable {
   /** Whole or not at all. @throws an error with a system error `code`, or `errno` */
   apply(change: DeviceChange): void | Promise<void>;
 }
+
+/** A change that creates the peer if need be, and sets nothing. */
+export function createPeerChange(publicKey: Uint8Array): PeerChange {
+  return { publicKey, remove: false, updateOnly: false, replaceAllowedIps: false, allowedIps: [] };
+}

@@ -7,7 +7,7 @@ import { formatEndpoint, parseEndpoint, type InterfaceIndex } from "./endpoint.t
 import { ERRNO, WasmguardError, quote } from "./errors.ts";
 import { formatPrefix, parsePrefix } from "./ip.ts";
 import { KEY_LEN, decodeHexKey, encodeHexKey } from "./keys.ts";
-import type { DeviceChange, DeviceState, PeerChange, PeerState } from "./model.ts";
+import { type DeviceChange, type DeviceState, type PeerChange, type PeerState, createPeerChange } from "./model.ts";
 
 export type Request = { kind: "get" } | { kind: "set"; change: DeviceChange };
 
@@ -126,11 +126,6 @@ class RequestParser {
     peers[peers.length - 1] = { ...createPeerChange(peer.publicKey), remove: true };
     peer.allowedIps.length = 0;
   }
-}
-
-/** A change that creates the peer if need be, and sets nothing. */
-export function createPeerChange(publicKey: Uint8Array): PeerChange {
-  return { publicKey, remove: false, updateOnly: false, replaceAllowedIps: false, allowedIps: [] };
 }
 
 /**
