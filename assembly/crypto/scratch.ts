@@ -1,0 +1,83 @@
+// The crypto scratch of a thread: THREAD_CRYPTO_SIZE bytes at threadBase + THREAD_CRYPTO. Every address below is an
+// offset from threadBase: a function loads threadBase once and reaches its areas by immediate offsets.
+//
+// Every area may hold secrets. Handshake functions wipe theirs before they return; packetSeal and packetOpen
+// leave the session key's ChaCha20 state and the one-time key of the last packet, because wiping them costs a small
+// packet more than it is worth: cryptoWipe() ends them together with the session. Scratch at constant addresses was
+// rejected: static memory is shared by all threads.
+
+import { THREAD_CRYPTO, THREAD_CRYPTO_SIZE } from "../abi";
+import { threadBase, wipe } from "../memory";
+
+/** The ChaCha20 state, each word four times: 16 x v128, word 12 counts four blocks. Holds the key. */
+export const CHACHA_STATE: usize = THREAD_CRYPTO;
+export const CHACHA_STATE_LEN = 256;
+
+/** The packet's first four blocks of keystream: one-time key r || s, 32 unused bytes, stream of bytes 0..191. */
+export const FIRST_STREAM: usize = CHACHA_STATE + CHACHA_STATE_LEN;
+export const STREAM_LEN = 256;
+
+/** Keystream of a last group that is not full. */
+export const LAST_STREAM: usize = FIRST_STREAM + STREAM_LEN;
+
+/** Subkey and nonce of XChaCha20: 32 + 12 bytes. */
+export const SUBKEY: usize = LAST_STREAM + STREAM_LEN;
+export const SUBKEY_LEN = 64;
+
+/** Powers of r in limbs of 26 bits (poly1305.ts): 5 rows of four lanes, r^4 r^3 r^2 r. */
+export const POLY_POWERS: usize = SUBKEY + SUBKEY_LEN;
+export const POLY_POWERS_LEN = 80;
+
+/** Accumulator of the one-block Poly1305: limbs of 26 bits, 16 bytes apart. */
+export const POLY_HASH: usize = POLY_POWERS + POLY_POWERS_LEN;
+export const POLY_HASH_LEN = 80;
+
+/** A block padded with zeros. */
+export const POLY_BLOCK: usize = POLY_HASH + POLY_HASH_LEN;
+export const POLY_BLOCK_LEN = 16;
+
+/** A computed tag, before it is compared. */
+export const POLY_TAG: usize = POLY_BLOCK + POLY_BLOCK_LEN;
+export const POLY_TAG_LEN = 16;
+
+/** The last four blocks of a packet's MAC: padding and lengths in place. */
+export const POLY_GROUP: usize = POLY_TAG + POLY_TAG_LEN;
+export const POLY_GROUP_LEN = 64;
+
+/** 18 pairs of limbs of r^4, each four times, and the same of r^4 r^3 r^2 r by lane (poly1305x4.ts). */
+export const POLY_PAIRS: usize = POLY_GROUP + POLY_GROUP_LEN;
+export const POLY_PAIRS_LEN = 18 * 16;
+export const POLY_LANE_PAIRS: usize = POLY_PAIRS + POLY_PAIRS_LEN;
+
+/** The end of what a sealed or opened message touches. */
+export const AEAD_END: usize = POLY_LANE_PAIRS + POLY_PAIRS_LEN;
+
+/** State of the one-shot BLAKE2s, and of HMAC (the two are never under way at once). */
+export const HASH_STATE: usize = AEAD_END;
+export const HASH_STATE_LEN = 128;
+
+/** HMAC: the padded key block, then the inner hash. */
+export const HMAC_PAD: usize = HASH_STATE + HASH_STATE_LEN;
+export const HMAC_PAD_LEN = 64;
+export const HMAC_INNER: usize = HMAC_PAD + HMAC_PAD_LEN;
+
+/** Kdf: the extracted key, then T(i-1) || i. */
+export const KDF_EXTRACTED: usize = HMAC_INNER + 32;
+export const KDF_INPUT: usize = KDF_EXTRACTED + 32;
+export const KDF_INPUT_LEN = 48;
+export const HASH_END: usize = KDF_INPUT + KDF_INPUT_LEN;
+
+/** X25519: the clamped scalar, then field elements of FIELD_LEN bytes (x25519.ts). */
+export const X25519_SCALAR: usize = HASH_END;
+export const FIELD_LEN = 48;
+export const X25519_FIELDS: usize = X25519_SCALAR + 32;
+export const X25519_FIELD_COUNT = 12;
+export const X25519_END: usize = X25519_FIELDS + FIELD_LEN * X25519_FIELD_COUNT;
+
+export const CRYPTO_END: usize = X25519_END;
+
+/** Zeroes all of this thread's crypto scratch. Call when session keys are zeroed, on each thread that used them. */
+export function cryptoWipe(): void {
+  if (CRYPTO_END > <usize>(THREAD_CRYPTO + THREAD_CRYPTO_SIZE)) ERROR("crypto scratch passes THREAD_CRYPTO_SIZE");
+  wipe(threadBase + THREAD_CRYPTO, THREAD_CRYPTO_SIZE);
+}
