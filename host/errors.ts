@@ -1,5 +1,5 @@
-// Errors that carry a code. The caller's own mistakes (a malformed key, a prefix that is none) are RangeErrors; what the
-// system or a peer program refuses is a WasmguardError with a `code`, and `errno` and `syscall` where there are some.
+// Errors that carry a code. The caller's own mistakes (a malformed key, a prefix that is none) are RangeErrors; what
+// the system or another program refuses is a WasmguardError with `code`, and `errno` and `syscall` where there are some.
 // No message ever holds a key: quote() shows short plain values only, and is never given a secret one.
 
 /** Linux numbers of the errors that this host makes itself; codes of the running system go through its own table. */

@@ -25,7 +25,9 @@ export async function readState(name: string, directory = UAPI_DIRECTORY): Promi
   const lines = (await exchange(socketPath(name, directory), "get=1\n\n")).split("\n");
   const errno = Number(lines.pop()?.replace(/^errno=/, "") ?? NaN);
   if (errno !== 0) {
-    throw new WasmguardError("ERR_UAPI", `${name} answers with errno ${errno}`, { errno: Math.abs(errno) || ERRNO.EIO });
+    throw new WasmguardError("ERR_UAPI", `${name} answers with errno ${errno}`, {
+      errno: Math.abs(errno) || ERRNO.EIO,
+    });
   }
   return parseState(lines);
 }

@@ -52,7 +52,10 @@ files("every key of wg and wg-quick", () => {
   assert.strictEqual(config.listenPort, 51820);
   assert.strictEqual(config.fwmark, 0xcafe);
   assert.deepStrictEqual(config.addresses.map(formatPrefix), ["10.0.0.2/24", "fd00::2/64", "192.168.7.1/32"]);
-  assert.deepStrictEqual(config.dns.map((ip) => formatIp(ip.address)), ["10.0.0.1", "fd00::1"]);
+  assert.deepStrictEqual(
+    config.dns.map((ip) => formatIp(ip.address)),
+    ["10.0.0.1", "fd00::1"],
+  );
   assert.deepStrictEqual(config.searchDomains, ["corp.example"]);
   assert.strictEqual(config.mtu, 1420);
   assert.strictEqual(config.table, "off");
@@ -96,10 +99,13 @@ files("as a change it is whole, with the names resolved by the caller", () => {
   assert.deepStrictEqual([a.remove, a.updateOnly, a.replaceAllowedIps], [false, false, true]);
   assert.strictEqual(formatEndpoint(a.endpoint!), "192.0.2.7:51820");
   assert.strictEqual(formatEndpoint(b.endpoint!), "[2001:db8::1]:1");
-  assert.deepStrictEqual(a.allowedIps.map(({ ip, remove }) => [formatPrefix(ip), remove]), [
-    ["10.0.0.0/24", false],
-    ["fd00::1/128", false],
-  ]);
+  assert.deepStrictEqual(
+    a.allowedIps.map(({ ip, remove }) => [formatPrefix(ip), remove]),
+    [
+      ["10.0.0.0/24", false],
+      ["fd00::1/128", false],
+    ],
+  );
   assert.strictEqual(b.presharedKey, undefined);
 });
 
@@ -168,8 +174,10 @@ mistakes("no secret is shown", () => {
   ]) {
     assert.ok(!refusal("Interface", line).message.includes(PRIVATE.slice(1, 20)), line);
   }
-  assert.strictEqual(refusal("Peer", `PresharedKey = ${PRESHARED.slice(1)}`).message,
-    "line 3: PresharedKey: key has 43 characters of base64, not 44");
+  assert.strictEqual(
+    refusal("Peer", `PresharedKey = ${PRESHARED.slice(1)}`).message,
+    "line 3: PresharedKey: key has 43 characters of base64, not 44",
+  );
 });
 
 mistakes("garbage is a ConfigError or a configuration, never a crash", () => {

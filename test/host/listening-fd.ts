@@ -1,10 +1,11 @@
-// A listening unix socket as a bare file descriptor, as a parent process hands one down in WG_UAPI_FD. Neither node:net
-// nor Deno makes one, so libc does. Linux.
+// Listening unix sockets as bare file descriptors, as a parent process hands one down in WG_UAPI_FD, or leaves one
+// behind when it dies. Neither node:net nor Deno makes such, so libc does. Linux.
 
 interface Libc {
   socket(domain: number, type: number, protocol: number): number;
   bind(fd: number, address: Uint8Array, length: number): number;
   listen(fd: number, backlog: number): number;
+  close(fd: number): number;
 }
 
 const AF_UNIX = 1;
@@ -22,6 +23,11 @@ export async function openListeningFd(path: string): Promise<number> {
   return fd;
 }
 
+/** The socket file of a process that is no more. */
+export async function leaveDeadSocket(path: string): Promise<void> {
+  (await loadLibc()).close(await openListeningFd(path));
+}
+
 async function loadLibc(): Promise<Libc> {
   const { Deno } = globalThis as { Deno?: any };
   if (Deno) {
@@ -29,6 +35,7 @@ async function loadLibc(): Promise<Libc> {
       socket: { parameters: ["i32", "i32", "i32"], result: "i32" },
       bind: { parameters: ["i32", "buffer", "u32"], result: "i32" },
       listen: { parameters: ["i32", "i32"], result: "i32" },
+      close: { parameters: ["i32"], result: "i32" },
     };
     return Deno.dlopen("libc.so.6", symbols).symbols;
   }
@@ -38,5 +45,6 @@ async function loadLibc(): Promise<Libc> {
     socket: libc.func("int socket(int, int, int)"),
     bind: libc.func("int bind(int, void *, uint32_t)"),
     listen: libc.func("int listen(int, int)"),
+    close: libc.func("int close(int)"),
   };
 }

@@ -20,7 +20,7 @@ import { formatShow } from "../../host/show.ts";
 import { listInterfaces, readState } from "../../host/uapi-client.ts";
 import { socketPath, startUapiServer, type UapiServer, type UapiServerOptions } from "../../host/uapi-server.ts";
 import { deviceState } from "./arbitrary.ts";
-import { openListeningFd } from "./listening-fd.ts";
+import { leaveDeadSocket, openListeningFd } from "./listening-fd.ts";
 import { MemoryDevice } from "./memory-device.ts";
 
 const KEY_A = "aa".repeat(32);
@@ -35,7 +35,10 @@ interface Setup {
 }
 
 /** Runs `use` with a server in a directory of its own. */
-async function withServer(use: (setup: Setup) => Promise<void>, options: Partial<UapiServerOptions> = {}): Promise<void> {
+async function withServer(
+  use: (setup: Setup) => Promise<void>,
+  options: Partial<UapiServerOptions> = {},
+): Promise<void> {
   const directory = mkdtempSync(join(tmpdir(), "uapi-"));
   const device = new MemoryDevice();
   let onRemoved = () => {};
@@ -104,7 +107,10 @@ files("its directory is made, for all to see", async () => {
 
 files("a live one is left alone, with a clear word", () =>
   withServer(async ({ path, directory, start }) => {
-    await assert.rejects(start(), { code: "ERR_ALREADY_RUNNING", message: /^wgt0 is already running \(its socket .* answers\)$/ });
+    await assert.rejects(start(), {
+      code: "ERR_ALREADY_RUNNING",
+      message: /^wgt0 is already running \(its socket .* answers\)$/,
+    });
     assert.strictEqual(await exchange(path, ["get=1\n\n"]), "errno=0\n\n");
     assert.deepStrictEqual(readdirSync(directory), ["wgt0.sock"]);
   }),
@@ -113,9 +119,7 @@ files("a live one is left alone, with a clear word", () =>
 files("a dead one is replaced", async () => {
   const directory = mkdtempSync(join(tmpdir(), "uapi-"));
   const path = join(directory, "wgt0.sock");
-  // A process that ends without a chance to clean up.
-  const program = `require("net").createServer().listen(${JSON.stringify(path)}, () => process.kill(process.pid, "SIGKILL"))`;
-  await new Promise((resolve) => execFile("node", ["-e", program], resolve));
+  await leaveDeadSocket(path);
   assert.ok(statSync(path).isSocket());
   const server = await startUapiServer({ name: "wgt0", device: new MemoryDevice(), directory });
   assert.strictEqual(await exchange(path, ["get=1\n\n"]), "errno=0\n\n");
@@ -178,7 +182,8 @@ files("a listening descriptor can be inherited", async () => {
 });
 
 files("a name that no interface can have is refused", () => {
-  for (const name of ["", "a/b", "..", ".", "sixteen-letters-", "a b", "a\n"]) assert.throws(() => socketPath(name), RangeError);
+  for (const name of ["", "a/b", "..", ".", "sixteen-letters-", "a b", "a\n"])
+    assert.throws(() => socketPath(name), RangeError);
   assert.strictEqual(socketPath("wg0"), "/var/run/wireguard/wg0.sock");
 });
 
@@ -389,7 +394,8 @@ function withWg(title: string, use: (device: MemoryDevice) => Promise<void>): vo
 const privateKey = generatePrivateKey();
 const presharedKey = generatePresharedKey();
 const [peerA, peerB, peerC] = [1, 2, 3].map(() => encodeBase64Key(x25519.getPublicKey(generatePrivateKey())));
-const find = (device: MemoryDevice, key: string) => device.device.peers.find((it) => encodeBase64Key(it.publicKey) === key);
+const find = (device: MemoryDevice, key: string) =>
+  device.device.peers.find((it) => encodeBase64Key(it.publicKey) === key);
 
 const CONFIG = `[Interface]
 ListenPort = 51820
@@ -410,8 +416,20 @@ Endpoint = 192.0.2.1:7
 `;
 
 withWg("set gives every value, and show dump reads it", async (device) => {
-  await wgDone(["set", name, "listen-port", "51820", "fwmark", "0xca6c", "private-key", "{}"], encodeBase64Key(privateKey));
-  const peer = ["peer", peerA, "endpoint", "[fe80::1%lo]:51820", "persistent-keepalive", "25", "allowed-ips", "10.0.0.0/8,::/0"];
+  await wgDone(
+    ["set", name, "listen-port", "51820", "fwmark", "0xca6c", "private-key", "{}"],
+    encodeBase64Key(privateKey),
+  );
+  const peer = [
+    "peer",
+    peerA,
+    "endpoint",
+    "[fe80::1%lo]:51820",
+    "persistent-keepalive",
+    "25",
+    "allowed-ips",
+    "10.0.0.0/8,::/0",
+  ];
   await wgDone(["set", name, ...peer, "preshared-key", "{}"], encodeBase64Key(presharedKey));
   await wgDone(["set", name, "peer", peerB]);
   assert.deepStrictEqual(device.device.privateKey, privateKey);
@@ -426,16 +444,38 @@ withWg("set gives every value, and show dump reads it", async (device) => {
     await wgDone(["show", name, "dump"]),
     [
       [encodeBase64Key(privateKey), publicKey, "51820", "0xca6c"],
-      [peerA, encodeBase64Key(presharedKey), "[fe80::1%lo]:51820", "10.0.0.0/8,::/0", "1700000000", "3", 2n ** 63n, "25"],
+      [
+        peerA,
+        encodeBase64Key(presharedKey),
+        "[fe80::1%lo]:51820",
+        "10.0.0.0/8,::/0",
+        "1700000000",
+        "3",
+        2n ** 63n,
+        "25",
+      ],
       [peerB, "(none)", "(none)", "(none)", "0", "0", "0", "off"],
-    ].map((row) => row.join("\t") + "\n").join(""),
+    ]
+      .map((row) => row.join("\t") + "\n")
+      .join(""),
   );
 });
 
 withWg("set takes things away", async (device) => {
   await wgDone(["setconf", name, "{}"], CONFIG);
   await wgDone(["set", name, "private-key", "/dev/null", "fwmark", "off", "peer", peerB, "remove"]);
-  await wgDone(["set", name, "peer", peerA, "preshared-key", "/dev/null", "persistent-keepalive", "off", "allowed-ips", ""]);
+  await wgDone([
+    "set",
+    name,
+    "peer",
+    peerA,
+    "preshared-key",
+    "/dev/null",
+    "persistent-keepalive",
+    "off",
+    "allowed-ips",
+    "",
+  ]);
   assert.strictEqual(device.device.privateKey, null);
   assert.strictEqual(device.device.fwmark, 0);
   assert.strictEqual(find(device, peerB), undefined);
@@ -475,7 +515,10 @@ withWg("show prints what our own show prints, to the byte", async (device) => {
   const publicKey = x25519.getPublicKey(privateKey);
   const show = (state: DeviceState, color: boolean) => formatShow(name, state, publicKey, color);
   assert.strictEqual(await wgDone(["show", name], "", { WG_COLOR_MODE: "never" }), show(device.device, false));
-  assert.strictEqual(await wgDone(["show", name], "", { WG_COLOR_MODE: "always" }), "\x1b[0m" + show(device.device, true));
+  assert.strictEqual(
+    await wgDone(["show", name], "", { WG_COLOR_MODE: "always" }),
+    "\x1b[0m" + show(device.device, true),
+  );
 
   a.lastHandshake = { sec: now - 90_061, nsec: 5 };
   const printed = await wgDone(["show", name], "", { WG_COLOR_MODE: "never" });

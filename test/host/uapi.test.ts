@@ -102,7 +102,12 @@ rules("keys of a peer", () => {
 });
 
 rules("every public_key starts clean, also the same once more", () => {
-  const loaded = [`preshared_key=${SECRET}`, "endpoint=1.2.3.4:5", "update_only=true", "persistent_keepalive_interval=9"];
+  const loaded = [
+    `preshared_key=${SECRET}`,
+    "endpoint=1.2.3.4:5",
+    "update_only=true",
+    "persistent_keepalive_interval=9",
+  ];
   const change = set(`public_key=${KEY_A}`, ...loaded, `public_key=${KEY_B}`, `public_key=${KEY_A}`);
   assert.deepStrictEqual(change.peers.slice(1), [peer(KEY_B), peer(KEY_A)]);
   const removed = set(`public_key=${KEY_A}`, "remove=true", `public_key=${KEY_B}`);
@@ -180,7 +185,8 @@ rules("no refusal shows a key, wherever it came", () => {
     ]) {
       assert.throws(
         () => set(...bad),
-        (error: Error) => error instanceof UapiError && !error.message.toLowerCase().includes(secret.slice(1, 30).toLowerCase()),
+        (error: Error) =>
+          error instanceof UapiError && !error.message.toLowerCase().includes(secret.slice(1, 30).toLowerCase()),
       );
     }
   }
@@ -312,7 +318,11 @@ reader("garbage gets an errno, and nothing else happens", () => {
     fc.property(fc.uint8Array({ maxLength: 300 }), (data) => {
       for (const start of ["", "get=1\n", "set=1\n", `set=1\npublic_key=${KEY_A}\n`]) {
         const requestReader = new RequestReader();
-        const operations = [...requestReader.push(encode(start)), ...requestReader.push(data), ...requestReader.push(encode("\n\n"))];
+        const operations = [
+          ...requestReader.push(encode(start)),
+          ...requestReader.push(data),
+          ...requestReader.push(encode("\n\n")),
+        ];
         assert.ok(operations.length > 0);
         for (const it of operations) {
           if (it.kind === "refused") assert.ok(it.error.errno > 0);
@@ -349,7 +359,9 @@ reader("a request without end is cut off at its limit", () => {
   const chunk = encode(("x".repeat(1023) + "\n").repeat(1024));
   const operations: Operation[] = [];
   for (let i = 0; i < REQUEST_MAX_LEN / chunk.length; i++) operations.push(...requestReader.push(chunk));
-  assert.deepStrictEqual(summary(operations), [["set", "EMSGSIZE", `a request is longer than ${REQUEST_MAX_LEN} bytes`]]);
+  assert.deepStrictEqual(summary(operations), [
+    ["set", "EMSGSIZE", `a request is longer than ${REQUEST_MAX_LEN} bytes`],
+  ]);
 });
 
 reader("10,000 peers are one set", () => {
