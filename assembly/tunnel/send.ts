@@ -1,0 +1,126 @@
+// Packets of the TUN on their way out: find the peer, seal in place, or stage for a handshake (the kernel's wg_xmit and
+// send.c). Any thread, inside one run of the device lock.
+
+import {
+  BAD_ARGUMENT, DROP_OUT_DEVICE_DOWN, DROP_OUT_NOT_IP, DROP_OUT_NO_ENDPOINT, DROP_OUT_NO_ROUTE,
+  DROP_OUT_POOL_FULL, DROP_OUT_STAGED_OVERFLOW, DROP_OUT_TOO_LONG, IN_LENGTH, IN_MAX, IN_OFFSET, IN_SIZE, NO_RANDOM,
+  THREAD_IN, THREAD_OUT_COUNT,
+} from "../abi";
+import { DATA_HEADER_LEN, REKEY_AFTER_MESSAGES_LOG2, REKEY_AFTER_TIME_MS } from "../protocol";
+import { threadBase } from "../memory";
+import { enterRun, leaveRun } from "../threads/lock";
+import { allowedIpLookup } from "./allowedips";
+import { deviceIsUp, DEVICE_MTU, drop } from "./device";
+import { readEndpoint } from "./endpoint";
+import { now, NS_PER_MS, randomLeft } from "./input";
+import { beginOutput, putOut } from "./output";
+import { count, NO_SESSION, Peer, peerAt, PENDING_FLUSH, PENDING_HANDSHAKE, sessionAt } from "./peer";
+import { canSend, Session } from "./session";
+import { stagePacket, STAGED_OVERFLOW, STAGED_POOL_FULL } from "./staging";
+import { anyAuthenticatedSent, anyAuthenticatedTraversal, dataSent, post } from "./timers";
+import { outerTos, PACKET_LEN_MAX, sealMessage } from "./transport";
+
+const IPV4_HEADER_LEN: u32 = 20;
+const IPV4_DESTINATION: usize = 16;
+const IPV6_HEADER_LEN: u32 = 40;
+const IPV6_DESTINATION: usize = 24;
+
+/** Whether a session that is still good for sending should be replaced (keep_key_fresh on the sending side). */
+// @ts-ignore: decorator
+@inline
+export function needsRekey(session: Session, now: u64): bool {
+  const counter = atomic.load<u64>(changetype<usize>(session), offsetof<Session>("counter"));
+  if (counter > <u64>1 << REKEY_AFTER_MESSAGES_LOG2) return true;
+  return session.isInitiator != 0 && now >= session.born + <u64>REKEY_AFTER_TIME_MS * NS_PER_MS;
+}
+
+/** The peer that owns the packet's destination: its number, or -1 - a drop reason. */
+// @ts-ignore: decorator
+@inline
+function route(packet: usize, len: u32): i32 {
+  if (len < IPV4_HEADER_LEN) return -1 - DROP_OUT_NOT_IP;
+  const version = load<u8>(packet) >> 4;
+  let number: i32;
+  if (version == 4) number = allowedIpLookup(4, packet + IPV4_DESTINATION);
+  else if (version == 6 && len >= IPV6_HEADER_LEN) number = allowedIpLookup(6, packet + IPV6_DESTINATION);
+  else return -1 - DROP_OUT_NOT_IP;
+  return number < 0 ? -1 - DROP_OUT_NO_ROUTE : number;
+}
+
+function stage(peer: Peer, packet: usize, len: u32, pending: u32): void {
+  const result = stagePacket(peer, packet, len);
+  if (result == STAGED_OVERFLOW) drop(DROP_OUT_STAGED_OVERFLOW);
+  else if (result == STAGED_POOL_FULL) drop(DROP_OUT_POOL_FULL);
+  post(peer, pending);
+}
+
+/** Call after a run of packets of one peer was sealed. */
+function sent(peer: Peer, session: Session, bytes: u64, packets: u64, now: u64): void {
+  count(peer, offsetof<Peer>("txBytes"), bytes);
+  count(peer, offsetof<Peer>("txPackets"), packets);
+  anyAuthenticatedTraversal(peer, now);
+  anyAuthenticatedSent(peer);
+  dataSent(peer, now);
+  if (needsRekey(session, now)) post(peer, PENDING_HANDSHAKE);
+}
+
+/**
+ * Sends `packets` packets: IN records 0 .. packets - 1 of this thread, each with DATA_HEADER_LEN bytes before it and 32
+ * behind it that are its own. They are sealed where they lie; OUT records tell what to send.
+ * @returns the number of OUT records, BAD_ARGUMENT, or NO_RANDOM (4 bytes a packet are wanted)
+ */
+export function deviceSend(packets: u32): i32 {
+  if (packets > <u32>IN_MAX) return BAD_ARGUMENT;
+  if (randomLeft() < packets << 2) return NO_RANDOM;
+  const base = threadBase;
+  const time = now();
+  beginOutput();
+  enterRun();
+  const up = deviceIsUp();
+  const mtu = load<u32>(DEVICE_MTU);
+  let runPeer = changetype<Peer>(0);
+  let runSession = changetype<Session>(0);
+  let runBytes: u64 = 0;
+  let runPackets: u64 = 0;
+  for (let i: u32 = 0; i < packets; i++) {
+    const record = base + THREAD_IN + <usize>i * IN_SIZE;
+    const packet = <usize>load<u32>(record, IN_OFFSET);
+    const len = load<u32>(record, IN_LENGTH);
+    if (!up) {
+      drop(DROP_OUT_DEVICE_DOWN);
+      continue;
+    }
+    const number = route(packet, len);
+    if (number < 0) {
+      drop(-1 - number);
+      continue;
+    }
+    if (len > PACKET_LEN_MAX) {
+      drop(DROP_OUT_TOO_LONG);
+      continue;
+    }
+    const peer = peerAt(number);
+    const usable = peer.current != NO_SESSION && canSend(sessionAt(peer, peer.current), time);
+    if (!usable || peer.stagedCount) {
+      if (load<u16>(peer.endpoint) == 0) drop(DROP_OUT_NO_ENDPOINT);
+      else stage(peer, packet, len, usable ? PENDING_FLUSH : PENDING_HANDSHAKE);
+      continue;
+    }
+    const session = sessionAt(peer, peer.current);
+    if (changetype<usize>(peer) != changetype<usize>(runPeer)) {
+      if (runPackets) sent(runPeer, runSession, runBytes, runPackets, time);
+      runPeer = peer;
+      runSession = session;
+      runBytes = 0;
+      runPackets = 0;
+    }
+    const tos = outerTos(packet);
+    const messageLen = sealMessage(packet, len, session, mtu);
+    readEndpoint(putOut(packet - DATA_HEADER_LEN, messageLen, number, tos), peer);
+    runBytes += messageLen;
+    runPackets++;
+  }
+  if (runPackets) sent(runPeer, runSession, runBytes, runPackets, time);
+  leaveRun();
+  return load<u32>(base, THREAD_OUT_COUNT);
+}
