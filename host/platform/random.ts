@@ -8,8 +8,9 @@ import type { Random } from "./types.ts";
 /** Refilled when this much is used: a call of the kernel for many packets, not for each. */
 const USED_MAX = 1024;
 
+/** @param bytes  of an ordinary buffer, at most 65,536 */
 export function fillRandom(bytes: Uint8Array): void {
-  crypto.getRandomValues(bytes);
+  crypto.getRandomValues(bytes as Uint8Array<ArrayBuffer>);
 }
 
 export class CoreRandom implements Random {

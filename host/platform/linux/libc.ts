@@ -39,7 +39,6 @@ const SIGNATURES = {
   sendmmsg: "iizui",
   recvmmsg: "iizuiz",
   clock_gettime: "iiz",
-  getrandom: "izzu",
   if_nametoindex: "uz",
   if_indextoname: "zuz",
   sched_setscheduler: "iiiz",
@@ -102,7 +101,6 @@ export interface Libc {
   /** Without a time-out: the kernel looks at it only after a datagram. */
   recvmmsg(fd: number, messages: number, count: number, flags: number): number;
   clockGettime(clock: number, dst: number): number;
-  getrandom(dst: number, length: number, flags: number): number;
   /** 0 when there is no such interface */
   ifNametoindex(name: string): number;
   /** "" when there is no such interface */
@@ -319,7 +317,6 @@ function createLibc(backend: Backend): Libc {
     sendmmsg: (fd, messages, count, flags) => f.sendmmsg(fd, size(messages), count, flags),
     recvmmsg: (fd, messages, count, flags) => f.recvmmsg(fd, size(messages), count, flags, size(0)),
     clockGettime: (clock, dst) => f.clock_gettime(clock, size(dst)),
-    getrandom: (dst, length, flags) => f.getrandom(size(dst), size(length), flags),
     ifNametoindex: (name) => f.if_nametoindex(text(name)),
     ifIndextoname: (ifindex) => {
       scratch.bytes.fill(0, 0, IF_NAMESIZE);

@@ -37,7 +37,7 @@ export interface UdpOptions {
 }
 
 export class LinuxUdp implements Udp {
-  readonly port: number;
+  port: number;
   readonly handle: UdpHandle;
   readonly #libc: Libc;
   #open = true;
@@ -81,6 +81,18 @@ export class LinuxUdp implements Udp {
   wake(): void {
     // The kernel says ENOTCONN of an unconnected socket, and has already woken the reader and marked the socket.
     this.#libc.shutdown(this.handle.fd, SHUT_RD);
+  }
+
+  /**
+   * Puts another socket in this one's place, under the same descriptor: whoever sends on it goes on, a blocked receive()
+   * returns 0 and finds the new one. `next` is used up.
+   */
+  replace(next: LinuxUdp): void {
+    this.wake();
+    const { fd } = this.handle;
+    this.#libc.check(this.#libc.dup2(next.handle.fd, fd), "dup2", `move to UDP port ${next.port}`);
+    this.port = next.port;
+    next.close();
   }
 
   close(): void {

@@ -1,0 +1,26 @@
+// Bundles host/ to dist/: one file an entry, koffi left outside (it is optional, and native).
+import { build } from "esbuild";
+import { chmodSync, existsSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { root } from "./core.mjs";
+
+const entries = ["cli", "lane", "index", "demo"].filter((name) => existsSync(join(root, `host/${name}.ts`)));
+
+export async function buildHost() {
+  await build({
+    absWorkingDir: root,
+    entryPoints: entries.map((name) => `host/${name}.ts`),
+    outdir: "dist",
+    bundle: true,
+    format: "esm",
+    platform: "node",
+    target: "node20",
+    external: ["koffi"],
+    logLevel: "error",
+  });
+  chmodSync(join(root, "dist/cli.js"), 0o755);
+  // The same command where Deno is at home: wg-quick runs one file by its path.
+  const deno = join(root, "dist/wasmguard-deno");
+  writeFileSync(deno, `#!/usr/bin/env -S deno run -A\nawait import("./cli.js");\n`);
+  chmodSync(deno, 0o755);
+}

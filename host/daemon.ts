@@ -1,0 +1,219 @@
+// The daemon on Linux: a TUN, a UDP port, two lanes, the UAPI socket, and the main thread between them. It follows the
+// interface: up and down, MTU, renamed, gone.
+
+import {
+  EVENT_COOKIE_RECEIVED, EVENT_COOKIE_SENT, EVENT_HANDSHAKE_COMPLETE, EVENT_HANDSHAKE_GIVEN_UP,
+  EVENT_INITIATION_RECEIVED, EVENT_INITIATION_SENT, EVENT_KEEPALIVE_SENT, EVENT_KEYS_ZEROED, EVENT_PEER_SILENT,
+  EVENT_RESPONSE_SENT, EVENT_ROAMED, EVENT_SESSION_CONFIRMED, EVENT_UNDER_LOAD,
+} from "../assembly/abi.ts";
+import { type CoreBuild, compileCore, createCore } from "./core.ts";
+import { Device } from "./device.ts";
+import { type CoreEvent, Driver } from "./driver.ts";
+import type { WasmguardError } from "./errors.ts";
+import { DAEMON_THREADS, Lanes } from "./lanes.ts";
+import type { Logger } from "./log.ts";
+import { LinuxClock } from "./platform/linux/clock.ts";
+import { openLibc } from "./platform/linux/libc.ts";
+import { deleteLink, watchNetwork } from "./platform/linux/netlink.ts";
+import { LinuxNetwork } from "./platform/linux/network.ts";
+import { Sender } from "./platform/linux/sender.ts";
+import { adoptTun, type LinuxTun, openTun } from "./platform/linux/tun.ts";
+import { CoreRandom, fillRandom } from "./platform/random.ts";
+import type { NetworkEvent } from "./platform/types.ts";
+import { startUapiServer, type UapiServer } from "./uapi-server.ts";
+
+export interface DaemonOptions {
+  /** of the interface; with tunFd it names the UAPI socket alone */
+  name: string;
+  log: Logger;
+  /** an open TUN from another program (WG_TUN_FD) */
+  tunFd?: number;
+  /** a listening UAPI socket from another program (WG_UAPI_FD) */
+  uapiFd?: number;
+  maxPeers?: number;
+  maxNodes?: number;
+  build?: CoreBuild;
+  /** the interface or the socket was removed, or a lane failed: the daemon has stopped */
+  onStopped: (reason: string, error: Error | null) => void;
+}
+
+// prettier-ignore
+const EVENT_TEXT: Record<number, (argument: number) => string> = {
+  [EVENT_INITIATION_SENT]: (attempt) => attempt > 1 ? `Sending handshake initiation (attempt ${attempt})` : "Sending handshake initiation",
+  [EVENT_INITIATION_RECEIVED]: () => "Received handshake initiation",
+  [EVENT_RESPONSE_SENT]: () => "Sending handshake response",
+  [EVENT_HANDSHAKE_COMPLETE]: (role) => role === 1 ? "Received handshake response: new session" : "New session, to be confirmed",
+  [EVENT_SESSION_CONFIRMED]: () => "Session confirmed",
+  [EVENT_HANDSHAKE_GIVEN_UP]: (attempts) => `Handshake did not complete after ${attempts} attempts, giving up`,
+  [EVENT_KEEPALIVE_SENT]: () => "Sending keepalive packet",
+  [EVENT_KEYS_ZEROED]: () => "Keys wiped: no new session for 540 seconds",
+  [EVENT_ROAMED]: () => "Roamed to a new endpoint",
+  [EVENT_COOKIE_RECEIVED]: () => "Received cookie",
+  [EVENT_COOKIE_SENT]: () => "Under load: sent a cookie",
+  [EVENT_UNDER_LOAD]: (entered) => entered ? "Under load: handshakes need a cookie" : "No longer under load",
+  [EVENT_PEER_SILENT]: () => "No answer for 15 seconds: new handshake",
+};
+
+const NO_PEER = 0xffffffff;
+
+export class Daemon {
+  readonly #options: DaemonOptions;
+  readonly #libc = openLibc();
+  readonly #tun: LinuxTun;
+  readonly #network: LinuxNetwork;
+  readonly #driver: Driver;
+  readonly #device: Device;
+  #lanes: Lanes | null = null;
+  #uapi: UapiServer | null = null;
+  #watcher: { close(): void } | null = null;
+  #up = false;
+  #stopping: Promise<boolean> | null = null;
+
+  private constructor(options: DaemonOptions, module: WebAssembly.Module) {
+    const { name, tunFd, log, maxPeers, maxNodes } = options;
+    const libc = this.#libc;
+    this.#options = options;
+    this.#tun = tunFd === undefined ? openTun(libc, { name, mtu: DAEMON_MTU }) : adoptTun(libc, tunFd);
+    const core = createCore(module, fillRandom, { maxPeers, maxNodes, threads: DAEMON_THREADS });
+    this.#driver = new Driver({
+      core,
+      clock: new LinuxClock(libc, core),
+      random: new CoreRandom(core),
+      onEvent: (event) => this.#logEvent(event),
+      onEventsLost: (count) => log.verbose(`${count} events came too fast to be told`),
+    });
+    this.#network = new LinuxNetwork({
+      libc,
+      onBound: (udp) => {
+        const onSourceGone = (peer: number): void => void core.exports.peerClearSource(peer);
+        this.#driver.sink = new Sender(libc, core, udp, { wait: false, onSourceGone });
+        this.#lanes = new Lanes({
+          core,
+          tun: this.#tun.handle,
+          udp,
+          onKick: () => this.#driver.service(),
+          onErrors: (direction, errors) => log.verbose(`errors ${direction}: ${errors.map(([code, n]) => `${code} ${n}`).join(", ")}`),
+          onEnd: (_, error) => this.#laneEnded(error),
+        });
+      },
+    });
+    this.#device = new Device({ core, driver: this.#driver, network: this.#network });
+  }
+
+  /**
+   * Resolves when the UAPI socket answers.
+   * @throws SystemError or WasmguardError with a message for the user; nothing is left behind then
+   */
+  static async start(options: DaemonOptions): Promise<Daemon> {
+    const daemon = new Daemon(options, await compileCore(options.build));
+    try {
+      await daemon.#start();
+    } catch (error) {
+      await daemon.stop();
+      throw error;
+    }
+    return daemon;
+  }
+
+  get device(): Device {
+    return this.#device;
+  }
+
+  /** Ends it: sockets, lanes and interface are gone, keys are wiped. @returns false when a thread could not be ended */
+  stop(): Promise<boolean> {
+    return (this.#stopping ??= this.#stop());
+  }
+
+  async #start(): Promise<void> {
+    const { name, uapiFd, log } = this.#options;
+    this.#watcher = watchNetwork(this.#libc, (event) => this.#networkChanged(event));
+    this.#device.setMtu(this.#tun.mtu());
+    this.#uapi = await startUapiServer({
+      name, device: this.#device, fd: uapiFd, log, onRemoved: () => this.#end("the UAPI socket was removed", null),
+    });
+    if (this.#tun.up()) this.#setUp(true);
+  }
+
+  async #stop(): Promise<boolean> {
+    this.#watcher?.close();
+    await this.#uapi?.close();
+    const ended = (await this.#lanes?.stop(() => this.#wakeLanes())) ?? true;
+    if (ended) {
+      this.#network.close();
+      this.#tun.close();
+    }
+    this.#device.close();
+    return ended;
+  }
+
+  #wakeLanes(): void {
+    this.#network.wake();
+    try {
+      // Ours goes with us, and its reader wakes; somebody else's stays, and gets a packet to wake up for.
+      if (this.#options.tunFd === undefined) deleteLink(this.#libc, this.#tun.name());
+      else this.#tun.wake();
+    } catch {
+      // It is gone already: so its reader is awake.
+    }
+  }
+
+  #end(reason: string, error: Error | null): void {
+    if (this.#stopping) return;
+    void this.stop().then(() => this.#options.onStopped(reason, error));
+  }
+
+  #laneEnded(error: WasmguardError | null): void {
+    this.#end(error ? error.message : "the interface was deleted", error);
+  }
+
+  #setUp(up: boolean): void {
+    if (up === this.#up) return;
+    this.#up = up;
+    this.#options.log.verbose(`Interface is ${up ? "up" : "down"}`);
+    if (up) {
+      this.#network.open();
+      this.#device.up();
+    } else {
+      this.#device.down();
+    }
+  }
+
+  #networkChanged(event: NetworkEvent): void {
+    if (this.#stopping) return;
+    const { log } = this.#options;
+    try {
+      if (event.type === "network") {
+        this.#device.clearSources();
+      } else if (event.type === "lost") {
+        this.#device.clearSources();
+        this.#followLink();
+      } else if (event.ifindex !== this.#tun.ifindex) {
+        return;
+      } else if (event.type === "link") {
+        this.#device.setMtu(event.mtu);
+        this.#setUp(event.up);
+      } else if (this.#tun.exists()) {
+        // Moved to another network namespace: from there we hear nothing of it, so let packets decide.
+        this.#setUp(true);
+      } else {
+        this.#end("the interface was deleted", null);
+      }
+    } catch (error) {
+      log.error(`Cannot follow the interface: ${(error as Error).message}`);
+    }
+  }
+
+  #followLink(): void {
+    if (!this.#tun.exists()) return this.#end("the interface was deleted", null);
+    this.#device.setMtu(this.#tun.mtu());
+    this.#setUp(this.#tun.up());
+  }
+
+  #logEvent({ type, peer, argument }: CoreEvent): void {
+    const text = EVENT_TEXT[type]?.(argument) ?? `event ${type}`;
+    this.#options.log.verbose(peer === NO_PEER ? text : `${this.#device.peerName(peer)} - ${text}`);
+  }
+}
+
+/** wireguard-go's default, and wg-quick's: what fits an IPv6 path of 1,500 bytes. */
+const DAEMON_MTU = 1420;
