@@ -1,12 +1,12 @@
-// ChaCha20-Poly1305 (RFC 8439 §2.8) and XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha §2), three ways in:
-// packetSeal and packetOpen for transport packets (whitepaper §5.4.6: no associated data, four blocks of MAC at once),
-// aeadSeal and aeadOpen for handshakes (§5.4), xaeadSeal and xaeadOpen for cookies (§5.4.7).
+// ChaCha20-Poly1305 (RFC 8439 §2.8) and XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha §2), three ways in: packetSeal
+// and packetOpen for transport packets (whitepaper §5.4.6: no associated data, four blocks of MAC at once), aeadSeal
+// and aeadOpen for handshakes (§5.4), xaeadSeal and xaeadOpen for cookies (§5.4.7).
 //
-// Cipher and MAC are passes of their own: doing both in one gained 1 % at 1,420 bytes and lost elsewhere. Opening checks
-// the tag before it decrypts, so a forgery leaves dst as it was.
+// Cipher and MAC are passes of their own: doing both in one gained 1 % at 1,420 bytes and lost elsewhere. Opening
+// checks the tag before it decrypts, so a forgery leaves dst as it was.
 //
-// For all of them: dst may be src, or bytes that do not overlap it, at any alignment. Nothing is written outside of dst,
-// and nothing depends on a secret but the bytes written and the verdict on the tag.
+// For all of them: dst may be src, or bytes that do not overlap it, at any alignment. Nothing is written outside of
+// dst, and nothing depends on a secret but the bytes written and the verdict on the tag.
 
 import { threadBase, wipe } from "../memory";
 import { chachaBegin, chachaFirst, chachaMessage, hchacha20 } from "./chacha20";

@@ -1,9 +1,9 @@
 // BLAKE2s (RFC 7693): hashes of 1..32 bytes, keyed or not.
 //
-// The 4 x 4 state is four rows, each a v128, so that one step works on all four columns; the rows are turned to bring the
-// diagonals into columns. The ten rounds are a loop over a table of message offsets: gathering the words is hidden behind
-// the latency of the rounds, and unrolling gained nothing. Rotations as in chacha20.ts, to the right: by 16 and 8 bytes
-// move, by 12 and 7 bits do.
+// The 4 x 4 state is four rows, each a v128, so that one step works on all four columns; the rows are turned to bring
+// the diagonals into columns. The ten rounds are a loop over a table of message offsets: gathering the words is
+// hidden behind the latency of the rounds, and unrolling gained nothing. Rotations as in chacha20.ts, to the right:
+// by 16 and 8 bytes move, by 12 and 7 bits do.
 
 import { threadBase, wipe } from "../memory";
 import { HASH_STATE } from "./scratch";

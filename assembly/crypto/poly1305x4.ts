@@ -1,16 +1,16 @@
 // The MAC of a transport packet: Poly1305 (RFC 8439 §2.5, §2.8) without associated data, four blocks at once.
 //
-// A lane of each v128 is one of four interleaved block sequences; each group multiplies by r^4, the last one by r^4, r^3,
-// r^2 and r, and the lanes are summed. A number is ten limbs of 13 bits, limb 2j and 2j+1 in the halves of a 32-bit lane
-// of p[j], so that one i32x4.dot_i16x8_s makes eight products. The number of blocks need not be a multiple of four: the
-// first group is lined up so that the last is full, and its missing blocks are masked to zero.
+// A lane of each v128 is one of four interleaved block sequences; each group multiplies by r^4, the last one by r^4,
+// r^3, r^2 and r, and the lanes are summed. A number is ten limbs of 13 bits, limb 2j and 2j+1 in the halves of a
+// 32-bit lane of p[j], so that one i32x4.dot_i16x8_s makes eight products. The number of blocks need not be a
+// multiple of four: the first group is lined up so that the last is full, and its missing blocks are masked to zero.
 //
-// Pairs of limbs of r: with R(n) = limb n of r, or 5 x limb n + 10 for n < 0 (2^130 = 5), limb i of h * r is the sum over
-// j of h[2j] R(i - 2j) + h[2j+1] R(i - 2j - 1) = dot(p[j], t[i - 2j + 8]), where t[k] = (R(k - 8), R(k - 9)).
+// Pairs of limbs of r: with R(n) = limb n of r, or 5 x limb n + 10 for n < 0 (2^130 = 5), limb i of h * r is the sum
+// over j of h[2j] R(i - 2j) + h[2j+1] R(i - 2j - 1) = dot(p[j], t[i - 2j + 8]), where t[k] = (R(k - 8), R(k - 9)).
 //
 // Bounds: limbs of r are balanced, |R(n)| <= 4,100 for n >= 0 and <= 20,500 below; limbs of h lie in -26..8,217. The
-// worst sum is that of limb 0: 8,217 x (4,100 + 9 x 20,500) + 2^26 < 1.63e9 < 2^31.
-// Rejected after measuring: five limbs of 26 bits with i64x2.extmul (4/5 of the speed), and cipher and MAC in one pass.
+// worst sum is that of limb 0: 8,217 x (4,100 + 9 x 20,500) + 2^26 < 1.63e9 < 2^31. Rejected after measuring: five
+// limbs of 26 bits with i64x2.extmul (4/5 of the speed), and cipher and MAC in one pass.
 
 import { threadBase } from "../memory";
 import { highHalves, highWords, lowHalves, lowWords } from "./chacha20";
@@ -19,6 +19,8 @@ import { POLY_GROUP, POLY_LANE_PAIRS, POLY_PAIRS, POLY_POWERS } from "./scratch"
 
 // Constants loaded from memory, because V8 >= 13 rebuilds a v128 constant at each use.
 const LIMB_13: usize = memory.data<u32>([0x1fff, 0x1fff, 0x1fff, 0x1fff], 16);
+const LIMB_13_MIDDLE: usize = memory.data<u32>([0x1000, 0x1000, 0x1000, 0x1000], 16);
+const LOW_HALF: usize = memory.data<u32>([0xffff, 0xffff, 0xffff, 0xffff], 16);
 const LIMB_26: usize = memory.data<u32>([0x3ffffff, 0x3ffffff, 0x3ffffff, 0x3ffffff], 16);
 /** The bit above a whole block, 2^128, in limb 4 of 26 bits. */
 const BLOCK_END: usize = memory.data<u32>([1 << 24, 1 << 24, 1 << 24, 1 << 24], 16);
@@ -52,8 +54,8 @@ function times5(a: v128): v128 {
 /** Two limbs in the halves of each lane. */
 // @ts-ignore: decorator
 @inline
-function pair(low: v128, high: v128): v128 {
-  return v128.or(v128.and(low, i32x4.splat(0xffff)), i32x4.shl(high, 16));
+function pair(low: v128, high: v128, lowHalf: v128): v128 {
+  return v128.or(v128.and(low, lowHalf), i32x4.shl(high, 16));
 }
 
 // @ts-ignore: decorator
@@ -127,7 +129,8 @@ function joinLimbs(low: v128, high: v128, mask13: v128): v128 {
 function fillPairs(base: usize, key: usize): void {
   polyPowers(base, key);
   const mask13 = v128.load(LIMB_13);
-  const half = i32x4.splat(4096);
+  const lowHalf = v128.load(LOW_HALF);
+  const middle = v128.load(LIMB_13_MIDDLE);
   const row0 = v128.load(base, POLY_POWERS + 0);
   const row1 = v128.load(base, POLY_POWERS + 16);
   const row2 = v128.load(base, POLY_POWERS + 32);
@@ -140,16 +143,16 @@ function fillPairs(base: usize, key: usize): void {
   let r6 = v128.and(row3, mask13), r7 = i32x4.shr_u(row3, 13);
   let r8 = v128.and(row4, mask13), r9 = i32x4.shr_u(row4, 13);
   // balanced: a limb above 4,095 lends 8,192 to the next
-  const q0 = i32x4.shr_s(i32x4.add(r0, half), 13);
-  const q1 = i32x4.shr_s(i32x4.add(r1, half), 13);
-  const q2 = i32x4.shr_s(i32x4.add(r2, half), 13);
-  const q3 = i32x4.shr_s(i32x4.add(r3, half), 13);
-  const q4 = i32x4.shr_s(i32x4.add(r4, half), 13);
-  const q5 = i32x4.shr_s(i32x4.add(r5, half), 13);
-  const q6 = i32x4.shr_s(i32x4.add(r6, half), 13);
-  const q7 = i32x4.shr_s(i32x4.add(r7, half), 13);
-  const q8 = i32x4.shr_s(i32x4.add(r8, half), 13);
-  const q9 = i32x4.shr_s(i32x4.add(r9, half), 13);
+  const q0 = i32x4.shr_s(i32x4.add(r0, middle), 13);
+  const q1 = i32x4.shr_s(i32x4.add(r1, middle), 13);
+  const q2 = i32x4.shr_s(i32x4.add(r2, middle), 13);
+  const q3 = i32x4.shr_s(i32x4.add(r3, middle), 13);
+  const q4 = i32x4.shr_s(i32x4.add(r4, middle), 13);
+  const q5 = i32x4.shr_s(i32x4.add(r5, middle), 13);
+  const q6 = i32x4.shr_s(i32x4.add(r6, middle), 13);
+  const q7 = i32x4.shr_s(i32x4.add(r7, middle), 13);
+  const q8 = i32x4.shr_s(i32x4.add(r8, middle), 13);
+  const q9 = i32x4.shr_s(i32x4.add(r9, middle), 13);
   r0 = i32x4.add(i32x4.sub(r0, i32x4.shl(q0, 13)), times5(q9));
   r1 = i32x4.add(i32x4.sub(r1, i32x4.shl(q1, 13)), q0);
   r2 = i32x4.add(i32x4.sub(r2, i32x4.shl(q2, 13)), q1);
@@ -173,24 +176,24 @@ function fillPairs(base: usize, key: usize): void {
   const lanes = changetype<Pairs>(base + POLY_LANE_PAIRS);
   let t: v128;
   // prettier-ignore
-  t = pair(f2, f1); lanes.t0 = t; pairs.t0 = firstLane(t);
-  t = pair(f3, f2); lanes.t1 = t; pairs.t1 = firstLane(t);
-  t = pair(f4, f3); lanes.t2 = t; pairs.t2 = firstLane(t);
-  t = pair(f5, f4); lanes.t3 = t; pairs.t3 = firstLane(t);
-  t = pair(f6, f5); lanes.t4 = t; pairs.t4 = firstLane(t);
-  t = pair(f7, f6); lanes.t5 = t; pairs.t5 = firstLane(t);
-  t = pair(f8, f7); lanes.t6 = t; pairs.t6 = firstLane(t);
-  t = pair(f9, f8); lanes.t7 = t; pairs.t7 = firstLane(t);
-  t = pair(r0, f9); lanes.t8 = t; pairs.t8 = firstLane(t);
-  t = pair(r1, r0); lanes.t9 = t; pairs.t9 = firstLane(t);
-  t = pair(r2, r1); lanes.t10 = t; pairs.t10 = firstLane(t);
-  t = pair(r3, r2); lanes.t11 = t; pairs.t11 = firstLane(t);
-  t = pair(r4, r3); lanes.t12 = t; pairs.t12 = firstLane(t);
-  t = pair(r5, r4); lanes.t13 = t; pairs.t13 = firstLane(t);
-  t = pair(r6, r5); lanes.t14 = t; pairs.t14 = firstLane(t);
-  t = pair(r7, r6); lanes.t15 = t; pairs.t15 = firstLane(t);
-  t = pair(r8, r7); lanes.t16 = t; pairs.t16 = firstLane(t);
-  t = pair(r9, r8); lanes.t17 = t; pairs.t17 = firstLane(t);
+  t = pair(f2, f1, lowHalf); lanes.t0 = t; pairs.t0 = firstLane(t);
+  t = pair(f3, f2, lowHalf); lanes.t1 = t; pairs.t1 = firstLane(t);
+  t = pair(f4, f3, lowHalf); lanes.t2 = t; pairs.t2 = firstLane(t);
+  t = pair(f5, f4, lowHalf); lanes.t3 = t; pairs.t3 = firstLane(t);
+  t = pair(f6, f5, lowHalf); lanes.t4 = t; pairs.t4 = firstLane(t);
+  t = pair(f7, f6, lowHalf); lanes.t5 = t; pairs.t5 = firstLane(t);
+  t = pair(f8, f7, lowHalf); lanes.t6 = t; pairs.t6 = firstLane(t);
+  t = pair(f9, f8, lowHalf); lanes.t7 = t; pairs.t7 = firstLane(t);
+  t = pair(r0, f9, lowHalf); lanes.t8 = t; pairs.t8 = firstLane(t);
+  t = pair(r1, r0, lowHalf); lanes.t9 = t; pairs.t9 = firstLane(t);
+  t = pair(r2, r1, lowHalf); lanes.t10 = t; pairs.t10 = firstLane(t);
+  t = pair(r3, r2, lowHalf); lanes.t11 = t; pairs.t11 = firstLane(t);
+  t = pair(r4, r3, lowHalf); lanes.t12 = t; pairs.t12 = firstLane(t);
+  t = pair(r5, r4, lowHalf); lanes.t13 = t; pairs.t13 = firstLane(t);
+  t = pair(r6, r5, lowHalf); lanes.t14 = t; pairs.t14 = firstLane(t);
+  t = pair(r7, r6, lowHalf); lanes.t15 = t; pairs.t15 = firstLane(t);
+  t = pair(r8, r7, lowHalf); lanes.t16 = t; pairs.t16 = firstLane(t);
+  t = pair(r9, r8, lowHalf); lanes.t17 = t; pairs.t17 = firstLane(t);
 }
 
 /**
@@ -207,7 +210,7 @@ function macGroups(dst: usize, key: usize, src: usize, live: i32, count: u32): v
   const mask26 = v128.load(LIMB_26);
   const blockEnd = v128.load(BLOCK_END);
 
-  // word n of each block in w[n], then limbs of 26 bits in g[0..4]
+  // The first group: word n of its blocks in w[n], the missing ones masked.
   let ab = lowWords(v128.load(src), v128.load(src, 16));
   let cd = lowWords(v128.load(src, 32), v128.load(src, 48));
   let w0 = lowHalves(ab, cd);

@@ -1,10 +1,11 @@
 // X25519 (RFC 7748 §5): the Montgomery ladder, in constant time: no branch and no address depends on a secret.
 //
-// A field element mod 2^255 - 19 is ten signed limbs of 26 and 25 bits in turn (limb i has the weight 2^ceil(25.5 i)),
-// i32 in memory, FIELD_LEN bytes. Their products fit i64 with room for ten of them: with limbs below 1.65 x 2^26 and
-// 1.65 x 2^25, the sums of a product stay below 2^62. A product's limbs are at most 1.01 x 2^25 and 1.01 x 2^24 in size,
-// so one addition or subtraction between two products needs no carry. Rejected after measuring: two multiplications
-// side by side in SIMD, which is no faster, and limbs of 51 bits, for which wasm lacks the 128-bit product.
+// A field element mod 2^255 - 19 is ten signed limbs of 26 and 25 bits in turn (limb i has the weight 2^ceil(25.5
+// i)), i32 in memory, FIELD_LEN bytes. Their products fit i64 with room for ten of them: with limbs below 1.65 x 2^26
+// and 1.65 x 2^25, the sums of a product stay below 2^62. A product's limbs are at most 1.01 x 2^25 and 1.01 x 2^24
+// in size, so one addition or subtraction between two products needs no carry. Rejected after measuring: two
+// multiplications side by side in SIMD, which is no faster, and limbs of 51 bits, for which wasm lacks the 128-bit
+// product.
 
 import { threadBase, wipe } from "../memory";
 import { FIELD_LEN, X25519_END, X25519_FIELDS, X25519_SCALAR } from "./scratch";
