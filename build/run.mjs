@@ -89,8 +89,8 @@ async function test(filters) {
       failed++;
     }
     let output = "";
-    const args = [...script("node_modules/uvu/bin.js", true), `test/${group}`, `${name}.*\\.test\\.ts$`];
-    const code = await run(process.execPath, args, { see: (text) => (output += text), env: { FORCE_COLOR: "0" } });
+    const args = [...script("node_modules/uvu/bin.js", true), "--no-color", `test/${group}`, `${name}.*\\.test\\.ts$`];
+    const code = await run(process.execPath, args, { see: (text) => (output += text) });
     const figure = (label) => Number(new RegExp(`^\\s*${label}:\\s+(\\d+)`, "m").exec(output)?.[1] ?? 0);
     const total = figure("Total");
     passed += figure("Passed");
