@@ -1,9 +1,9 @@
 // BLAKE2s (RFC 7693): hashes of 1..32 bytes, keyed or not.
 //
 // The 4 x 4 state is four rows, each a v128, so that one step works on all four columns; the rows are turned to bring
-// the diagonals into columns. The ten rounds are a loop over a table of message offsets: gathering the words is
-// hidden behind the latency of the rounds, and unrolling gained nothing. Rotations as in chacha20.ts, to the right:
-// by 16 and 8 bytes move, by 12 and 7 bits do.
+// the diagonals into columns. The ten rounds are a loop over a table of message offsets: the loads that gather a
+// round's words wait for nothing, so the latency of the rounds hides them, and forty unrolled gathers were rejected.
+// Rotations go to the right: by 16 and 8 bytes move, by 12 and 7 bits do.
 
 import { threadBase, wipe } from "../memory";
 import { HASH_STATE } from "./scratch";
@@ -15,19 +15,22 @@ const IV: usize = memory.data<u32>([
   0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19,
 ], 16);
 
-/** RFC 7693 §2.7: the order of the message words in each round, as byte offsets into the block. */
+/**
+ * RFC 7693 §2.7: the message words of each round, as byte offsets into the block. The words of the diagonals begin with
+ * the last one: the diagonals are brought into columns by turning rows a, c and d, and b, for which all wait, stays.
+ */
 // prettier-ignore
-const SIGMA: usize = memory.data<u8>([
-  0, 4, 8, 12, 16, 20, 24, 28, 32, 36, 40, 44, 48, 52, 56, 60,
-  56, 40, 16, 32, 36, 60, 52, 24, 4, 48, 0, 8, 44, 28, 20, 12,
-  44, 32, 48, 0, 20, 8, 60, 52, 40, 56, 12, 24, 28, 4, 36, 16,
-  28, 36, 12, 4, 52, 48, 44, 56, 8, 24, 20, 40, 16, 0, 60, 32,
-  36, 0, 20, 28, 8, 16, 40, 60, 56, 4, 44, 48, 24, 32, 12, 52,
-  8, 48, 24, 40, 0, 44, 32, 12, 16, 52, 28, 20, 60, 56, 4, 36,
-  48, 20, 4, 60, 56, 52, 16, 40, 0, 28, 24, 12, 36, 8, 32, 44,
-  52, 44, 28, 56, 48, 4, 12, 36, 20, 0, 60, 16, 32, 24, 8, 40,
-  24, 60, 56, 36, 44, 12, 0, 32, 48, 8, 52, 28, 4, 16, 40, 20,
-  40, 8, 32, 16, 28, 24, 4, 20, 60, 44, 36, 56, 12, 48, 52, 0,
+const ORDER: usize = memory.data<u8>([
+  0, 4, 8, 12, 16, 20, 24, 28, 56, 60, 32, 36, 40, 44, 48, 52,
+  56, 40, 16, 32, 36, 60, 52, 24, 20, 12, 4, 48, 0, 8, 44, 28,
+  44, 32, 48, 0, 20, 8, 60, 52, 36, 16, 40, 56, 12, 24, 28, 4,
+  28, 36, 12, 4, 52, 48, 44, 56, 60, 32, 8, 24, 20, 40, 16, 0,
+  36, 0, 20, 28, 8, 16, 40, 60, 12, 52, 56, 4, 44, 48, 24, 32,
+  8, 48, 24, 40, 0, 44, 32, 12, 4, 36, 16, 52, 28, 20, 60, 56,
+  48, 20, 4, 60, 56, 52, 16, 40, 32, 44, 0, 28, 24, 12, 36, 8,
+  52, 44, 28, 56, 48, 4, 12, 36, 8, 40, 20, 0, 60, 16, 32, 24,
+  24, 60, 56, 36, 44, 12, 0, 32, 40, 20, 48, 8, 52, 28, 4, 16,
+  40, 8, 32, 16, 28, 24, 4, 20, 52, 0, 60, 44, 36, 56, 12, 48,
 ], 16);
 
 /** An incremental hash, at any address of the caller's, BLAKE2S_STATE_LEN bytes. */
@@ -88,30 +91,30 @@ function compress(state: Blake2sState, block: usize, count: u64, last: u32): voi
   let b = state.hHi;
   let c = v128.load(IV);
   let d = v128.xor(v128.load(IV, 16), i32x4(<u32>count, <u32>(count >> 32), last, 0));
-  const end = SIGMA + 160;
-  for (let order = SIGMA; order < end; order += 16) {
-    a = i32x4.add(i32x4.add(a, b), gather(block, order));
+  const end = ORDER + 160;
+  for (let order = ORDER; order < end; order += 16) {
+    a = i32x4.add(i32x4.add(a, gather(block, order)), b);
     d = rotate16(v128.xor(d, a));
     c = i32x4.add(c, d);
     b = rotate12(v128.xor(b, c));
-    a = i32x4.add(i32x4.add(a, b), gather(block, order + 1));
+    a = i32x4.add(i32x4.add(a, gather(block, order + 1)), b);
     d = rotate8(v128.xor(d, a));
     c = i32x4.add(c, d);
     b = rotate7(v128.xor(b, c));
-    b = v128.shuffle<u32>(b, b, 1, 2, 3, 0);
-    c = v128.shuffle<u32>(c, c, 2, 3, 0, 1);
-    d = v128.shuffle<u32>(d, d, 3, 0, 1, 2);
-    a = i32x4.add(i32x4.add(a, b), gather(block, order + 8));
+    a = v128.shuffle<u32>(a, a, 3, 0, 1, 2);
+    c = v128.shuffle<u32>(c, c, 1, 2, 3, 0);
+    d = v128.shuffle<u32>(d, d, 2, 3, 0, 1);
+    a = i32x4.add(i32x4.add(a, gather(block, order + 8)), b);
     d = rotate16(v128.xor(d, a));
     c = i32x4.add(c, d);
     b = rotate12(v128.xor(b, c));
-    a = i32x4.add(i32x4.add(a, b), gather(block, order + 9));
+    a = i32x4.add(i32x4.add(a, gather(block, order + 9)), b);
     d = rotate8(v128.xor(d, a));
     c = i32x4.add(c, d);
     b = rotate7(v128.xor(b, c));
-    b = v128.shuffle<u32>(b, b, 3, 0, 1, 2);
-    c = v128.shuffle<u32>(c, c, 2, 3, 0, 1);
-    d = v128.shuffle<u32>(d, d, 1, 2, 3, 0);
+    a = v128.shuffle<u32>(a, a, 1, 2, 3, 0);
+    c = v128.shuffle<u32>(c, c, 3, 0, 1, 2);
+    d = v128.shuffle<u32>(d, d, 2, 3, 0, 1);
   }
   state.hLo = v128.xor(state.hLo, v128.xor(a, c));
   state.hHi = v128.xor(state.hHi, v128.xor(b, d));

@@ -3,7 +3,7 @@
 // Four blocks at once, vertically: a v128 holds the same word of four consecutive blocks, so that a quarter round needs
 // no shuffles; the words are turned back into blocks when they are mixed with the message. Rotations by 16 and 8 are
 // byte shuffles: relaxed_swizzle where the engine has it (its masks stay in range, so it is the same on every CPU),
-// swizzle elsewhere. Rejected after measuring: one block in rows (4/5 of the speed), eight blocks (spills), and the
+// swizzle elsewhere. Rejected after measuring: one block in rows (4/5 of the speed), eight blocks (no faster), and the
 // masks as constants in the relaxed build (V8 >= 13 rebuilds a constant at each use).
 
 import { threadBase } from "../memory";
