@@ -9,7 +9,7 @@
 // dst, and nothing depends on a secret but the bytes written and the verdict on the tag.
 
 import { threadBase, wipe } from "../memory";
-import { chachaBegin, chachaFirst, chachaMessage, hchacha20 } from "./chacha20";
+import { chachaBegin, chachaMessage, hchacha20 } from "./chacha20";
 import { poly1305 } from "./poly1305";
 import { packetMac } from "./poly1305x4";
 import { AEAD_END, CHACHA_STATE, FIRST_STREAM, POLY_TAG, SUBKEY } from "./scratch";
@@ -19,16 +19,14 @@ const TAG_LEN: u32 = 16;
 // The nonce of §5.4: four bytes of zero, then the counter, little-endian.
 // @ts-ignore: decorator
 @inline
-function beginCounter(base: usize, key: usize, counter: u64): void {
-  chachaBegin(base, key, 0, <u32>counter, <u32>(counter >> 32));
-  chachaFirst(base);
+function beginCounter(base: usize, key: usize, counter: u64, len: u32): void {
+  chachaBegin(base, key, 0, <u32>counter, <u32>(counter >> 32), len);
 }
 
 // @ts-ignore: decorator
 @inline
-function beginNonce(base: usize, key: usize, nonce: usize): void {
-  chachaBegin(base, key, load<u32>(nonce), load<u32>(nonce, 4), load<u32>(nonce, 8));
-  chachaFirst(base);
+function beginNonce(base: usize, key: usize, nonce: usize, len: u32): void {
+  chachaBegin(base, key, load<u32>(nonce), load<u32>(nonce, 4), load<u32>(nonce, 8), len);
 }
 
 /** Whether the tag at `tag` is the one at POLY_TAG, in time that does not depend on where they differ. */
@@ -71,7 +69,7 @@ function open(dst: usize, src: usize, srcLen: u32, ad: usize, adLen: u32): bool 
  * @param counter  §5.4: the nonce is four bytes of zero and these eight, little-endian
  */
 export function aeadSeal(dst: usize, src: usize, srcLen: u32, ad: usize, adLen: u32, key: usize, counter: u64): void {
-  beginCounter(threadBase, key, counter);
+  beginCounter(threadBase, key, counter, srcLen);
   seal(dst, src, srcLen, ad, adLen);
 }
 
@@ -83,7 +81,7 @@ export function aeadSeal(dst: usize, src: usize, srcLen: u32, ad: usize, adLen: 
  */
 export function aeadOpen(dst: usize, src: usize, srcLen: u32, ad: usize, adLen: u32, key: usize, counter: u64): bool {
   if (srcLen < TAG_LEN) return false;
-  beginCounter(threadBase, key, counter);
+  beginCounter(threadBase, key, counter, srcLen - TAG_LEN);
   return open(dst, src, srcLen, ad, adLen);
 }
 
@@ -91,7 +89,7 @@ export function aeadOpen(dst: usize, src: usize, srcLen: u32, ad: usize, adLen: 
 export function aeadSealNonce(
   dst: usize, src: usize, srcLen: u32, ad: usize, adLen: u32, key: usize, nonce: usize,
 ): void {
-  beginNonce(threadBase, key, nonce);
+  beginNonce(threadBase, key, nonce, srcLen);
   seal(dst, src, srcLen, ad, adLen);
 }
 
@@ -100,23 +98,23 @@ export function aeadOpenNonce(
   dst: usize, src: usize, srcLen: u32, ad: usize, adLen: u32, key: usize, nonce: usize,
 ): bool {
   if (srcLen < TAG_LEN) return false;
-  beginNonce(threadBase, key, nonce);
+  beginNonce(threadBase, key, nonce, srcLen - TAG_LEN);
   return open(dst, src, srcLen, ad, adLen);
 }
 
 // XChaCha20: the subkey of the nonce's first 16 bytes; four bytes of zero and its last eight are the nonce.
 // @ts-ignore: decorator
 @inline
-function beginExtended(base: usize, key: usize, nonce: usize): void {
+function beginExtended(base: usize, key: usize, nonce: usize, len: u32): void {
   hchacha20(base + SUBKEY, key, nonce);
-  beginCounter(base, base + SUBKEY, load<u64>(nonce, 16));
+  beginCounter(base, base + SUBKEY, load<u64>(nonce, 16), len);
 }
 
 /** aeadSeal of XChaCha20-Poly1305, with a nonce of 24 bytes. */
 export function xaeadSeal(
   dst: usize, src: usize, srcLen: u32, ad: usize, adLen: u32, key: usize, nonce: usize,
 ): void {
-  beginExtended(threadBase, key, nonce);
+  beginExtended(threadBase, key, nonce, srcLen);
   seal(dst, src, srcLen, ad, adLen);
 }
 
@@ -125,7 +123,7 @@ export function xaeadOpen(
   dst: usize, src: usize, srcLen: u32, ad: usize, adLen: u32, key: usize, nonce: usize,
 ): bool {
   if (srcLen < TAG_LEN) return false;
-  beginExtended(threadBase, key, nonce);
+  beginExtended(threadBase, key, nonce, srcLen - TAG_LEN);
   return open(dst, src, srcLen, ad, adLen);
 }
 
@@ -138,7 +136,7 @@ export function xaeadOpen(
  */
 export function packetSeal(dst: usize, src: usize, srcLen: u32, key: usize, counter: u64): void {
   const base = threadBase;
-  beginCounter(base, key, counter);
+  beginCounter(base, key, counter, srcLen);
   chachaMessage(base, dst, src, srcLen);
   packetMac(dst + srcLen, dst, srcLen, base + FIRST_STREAM);
 }
@@ -154,7 +152,7 @@ export function packetOpen(dst: usize, src: usize, srcLen: u32, key: usize, coun
   if (srcLen < TAG_LEN) return false;
   const base = threadBase;
   const len = srcLen - TAG_LEN;
-  beginCounter(base, key, counter);
+  beginCounter(base, key, counter, len);
   packetMac(base + POLY_TAG, src, len, base + FIRST_STREAM);
   if (!tagMatches(base, src + len)) return false;
   chachaMessage(base, dst, src, len);

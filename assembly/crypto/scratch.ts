@@ -6,8 +6,8 @@
 // packet more than it is worth: cryptoWipe() ends them together with the session. Scratch at constant addresses was
 // rejected: static memory is shared by all threads.
 
-import { THREAD_CRYPTO, THREAD_CRYPTO_SIZE } from "../abi";
-import { threadBase, wipe } from "../memory";
+import { THREAD_CRYPTO, THREAD_CRYPTO_SIZE, THREAD_SIZE, THREADS_BASE } from "../abi";
+import { threadNumber, wipe } from "../memory";
 
 /** The ChaCha20 state, each word four times: 16 x v128, word 12 counts four blocks. Holds the key. */
 export const CHACHA_STATE: usize = THREAD_CRYPTO;
@@ -76,8 +76,16 @@ export const X25519_END: usize = X25519_FIELDS + FIELD_LEN * X25519_FIELD_COUNT;
 
 export const CRYPTO_END: usize = X25519_END;
 
-/** Zeroes all of this thread's crypto scratch. Call when session keys are zeroed, on each thread that used them. */
-export function cryptoWipe(): void {
+/**
+ * Zeroes the crypto scratch of a thread. Call when session keys are zeroed, for each thread that used them, while none
+ * of them is inside a run.
+ */
+export function cryptoWipeThread(thread: u32): void {
   if (CRYPTO_END > <usize>(THREAD_CRYPTO + THREAD_CRYPTO_SIZE)) ERROR("crypto scratch passes THREAD_CRYPTO_SIZE");
-  wipe(threadBase + THREAD_CRYPTO, THREAD_CRYPTO_SIZE);
+  wipe(THREADS_BASE + THREAD_SIZE * thread + THREAD_CRYPTO, THREAD_CRYPTO_SIZE);
+}
+
+/** The same for the calling thread. */
+export function cryptoWipe(): void {
+  cryptoWipeThread(threadNumber());
 }

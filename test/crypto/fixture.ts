@@ -11,6 +11,7 @@ export interface CryptoExports {
   CRYPTO_END: { value: number };
   bindThread(thread: number): void;
   cryptoWipe(): void;
+  cryptoWipeThread(thread: number): void;
   aeadSeal: Seal<bigint>;
   aeadOpen: Open<bigint>;
   aeadSealNonce: Seal<number>;

@@ -124,6 +124,8 @@ for (const build of builds) {
     c.cryptoWipe();
     assert.ok(get(core, scratchOf(5), THREAD_CRYPTO_SIZE).every((byte) => byte === 0));
     assert.ok(get(core, scratchOf(4), THREAD_CRYPTO_SIZE).some((byte) => byte !== 0));
+    c.cryptoWipeThread(4);
+    assert.ok(get(core, scratchOf(4), THREAD_CRYPTO_SIZE).every((byte) => byte === 0));
     c.bindThread(0);
   });
 
