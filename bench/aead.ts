@@ -93,7 +93,8 @@ function compare(title: string, bytes: number, candidates: Candidate[]): void {
     const note = !ours ? `ours is ${ratio.toFixed(2)} x` : ratio > 1 ? `${(1 / ratio).toFixed(2)} of our fastest` : "";
     const best = `(best ${rate(times[i][0])})`;
     const micros = `${medians[i].toFixed(3)} us`;
-    console.log(`  ${name.padEnd(31)}${rate(medians[i]).padStart(12)} ${best.padEnd(20)}${micros.padStart(12)}   ${note}`);
+    const speed = `${rate(medians[i]).padStart(12)} ${best.padEnd(20)}`;
+    console.log(`  ${name.padEnd(31)}${speed}${micros.padStart(12)}   ${note}`);
   });
 }
 

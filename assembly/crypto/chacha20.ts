@@ -161,6 +161,7 @@ function chachaGroups(dst: usize, src: usize, count: u32): void {
     x4 = i32x4.add(x4, s.x4); x5 = i32x4.add(x5, s.x5); x6 = i32x4.add(x6, s.x6); x7 = i32x4.add(x7, s.x7);
     x8 = i32x4.add(x8, s.x8); x9 = i32x4.add(x9, s.x9); x10 = i32x4.add(x10, s.x10); x11 = i32x4.add(x11, s.x11);
     x12 = i32x4.add(x12, s.x12); x13 = i32x4.add(x13, s.x13); x14 = i32x4.add(x14, s.x14); x15 = i32x4.add(x15, s.x15);
+    // back into blocks: words 4n to 4n + 3 of the four blocks stand 64 bytes apart
     let lo: v128, lo2: v128, hi: v128, hi2: v128;
     lo = lowWords(x0, x1), lo2 = lowWords(x2, x3), hi = highWords(x0, x1), hi2 = highWords(x2, x3);
     v128.store(dst, v128.xor(v128.load(src, 0), lowHalves(lo, lo2)), 0);
