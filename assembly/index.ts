@@ -13,7 +13,7 @@ import {
 } from "./abi";
 import { x25519Public } from "./crypto/x25519";
 import { bindThread, copy32, layOut, threadBase, wipe } from "./memory";
-import { forgetRun, writeBegin, writeEnd } from "./threads/lock";
+import { enterRun, forgetRun, leaveRun, writeBegin, writeEnd } from "./threads/lock";
 import {
   allowedIpAfter, allowedIpFirst as firstNode, allowedIpInsert, allowedIpRead, allowedIpRemove as removeNode,
   allowedIpRemoveAll,
@@ -43,9 +43,12 @@ export { deviceReceive } from "./tunnel/receive";
 
 /** Forgets the sticky source of a peer: sending from it failed. */
 export function peerClearSource(peer: u32): i32 {
-  if (!peerIsPresent(peer)) return NOT_FOUND;
-  clearSource(peerAt(peer));
-  return OK;
+  // In a run: a peer removed between the two words of its sequence lock would leave it odd for ever.
+  enterRun();
+  const present = peerIsPresent(peer);
+  if (present) clearSource(peerAt(peer));
+  leaveRun();
+  return present ? OK : NOT_FOUND;
 }
 
 // --- main thread: the device ------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import {
   BAD_ARGUMENT, BAD_MEMORY, DEVICE_BASE, DEVICE_DROPS, DEVICE_PEER_COUNT, DEVICE_PEER_LIMIT, DEVICE_PUBLIC_KEY,
   DEVICE_SIZE, EXISTS, FULL, NOT_FOUND, NO_RANDOM, OK, OWN_KEY, PAGE_SIZE, THREADS_BASE, THREADS_END, THREAD_CRYPTO,
-  THREAD_CRYPTO_SIZE, THREAD_NOISE, THREAD_NOISE_SIZE, THREAD_SIZE, PEER_SIZE, DROP_OUT_STAGED_PURGED,
+  THREAD_CRYPTO_SIZE, THREAD_NOISE, THREAD_NOISE_SIZE, THREAD_RANDOM_LEFT, THREAD_SIZE, PEER_SIZE, DROP_OUT_STAGED_PURGED,
 } from "../abi";
 import { DEFAULT_MTU, KEY_LEN } from "../protocol";
 import { copy32, equalConstantTime, layOut, map, MAP, threadBase, wipe } from "../memory";
@@ -210,6 +210,7 @@ export function deviceWipe(): void {
   wipe(<usize>THREADS_END, m.end - THREADS_END);
   for (let thread: u32 = 0; thread < m.threads; thread++) {
     const base = <usize>THREADS_BASE + <usize>thread * THREAD_SIZE;
+    store<u32>(base, 0, THREAD_RANDOM_LEFT); // the bytes go with the rest: zeros must not be taken for random ones
     wipe(base + 0x100, THREAD_SIZE - 0x100); // all but the lock's words
   }
   writeEnd();

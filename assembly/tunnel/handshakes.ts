@@ -3,10 +3,10 @@
 // consumeHandshake returns a drop reason; whatever it refuses has changed nothing but the counters.
 
 import {
-  DROP_BAD_COOKIE, DROP_BAD_MAC1, DROP_BAD_MAC2, DROP_HANDSHAKE_FLOOD, DROP_NONE,
+  DROP_BAD_COOKIE, DROP_BAD_MAC1, DROP_BAD_MAC2, DROP_DEVICE_DOWN, DROP_HANDSHAKE_FLOOD, DROP_NONE,
   DROP_NO_PRIVATE_KEY, DROP_OLD_TIMESTAMP, DROP_RATE_LIMITED, DROP_UNEXPECTED_RESPONSE, DROP_UNKNOWN_INDEX,
   DROP_UNKNOWN_PEER, EVENT_COOKIE_RECEIVED, EVENT_COOKIE_SENT, EVENT_HANDSHAKE_COMPLETE, EVENT_INITIATION_RECEIVED,
-  EVENT_INITIATION_SENT, EVENT_RESPONSE_SENT, EVENT_ROAMED, EVENT_UNDER_LOAD, OK,
+  EVENT_INITIATION_SENT, EVENT_RESPONSE_SENT, EVENT_ROAMED, EVENT_SESSION_CONFIRMED, EVENT_UNDER_LOAD, OK,
 } from "../abi";
 import {
   COOKIE_NONCE_LEN, COOKIE_REPLY_LEN, COOKIE_REPLY_RECEIVER, HANDSHAKE_DSCP, INITIATIONS_PER_SECOND,
@@ -27,23 +27,24 @@ import { hasIdentity, IDENTITY_TIMESTAMP } from "../noise/identity";
 import { SCRATCH_COOKIE, SCRATCH_PAYLOAD, SCRATCH_STATIC } from "../noise/scratch";
 import { tai64nAfter, tai64nNow } from "../noise/tai64n";
 import { writeBegin, writeEnd } from "../threads/lock";
-import { DEVICE_LOADED_AT } from "./device";
+import { deviceIsUp, DEVICE_LOADED_AT } from "./device";
 import { readEndpoint, setEndpoint } from "./endpoint";
 import { emitEvent } from "./events";
 import { indexLookup } from "./indextable";
 import { NS_PER_MS, NS_PER_SEC, takeRandom, wallNsec, wallSec } from "./input";
 import {
-  beginSession, REFERENCE_HANDSHAKE, referenceKind, referencePeer, releaseHandshakeIndex, renewHandshakeIndex,
+  beginSession, confirmNext, REFERENCE_HANDSHAKE, referenceKind, referencePeer, releaseHandshakeIndex,
+  renewHandshakeIndex,
 } from "./keypairs";
 import { keyLookup } from "./keytable";
 import { limiterAllow } from "./limiter";
 import { hasRoom, putEndpoint, putOut, takeRoom } from "./output";
-import { count, NO_PEER, Peer, peerAt } from "./peer";
+import { count, NO_PEER, Peer, peerAt, PENDING_FLUSH } from "./peer";
 import { queuedHandshakes } from "./queue";
 import { sendKeepalive } from "./staged";
 import {
   anyAuthenticatedReceived, anyAuthenticatedSent, anyAuthenticatedTraversal, handshakeComplete, handshakeInitiated,
-  sessionDerived,
+  post, sessionDerived,
 } from "./timers";
 
 /** Random bytes that consuming or creating one message takes at most: ephemeral, indices, jitter, cookie secret, nonce. */
@@ -64,7 +65,7 @@ function putToPeer(peer: Peer, message: usize, len: u32): void {
  */
 export function sendInitiation(peer: Peer, isRetry: bool, now: u64): bool {
   if (!isRetry) peer.handshakeAttempts = 0;
-  if (now < peer.handshakeAllowedAt || !hasIdentity()) return true;
+  if (now < peer.handshakeAllowedAt || !hasIdentity() || !deviceIsUp()) return true;
   if (!hasRoom(1, INITIATION_LEN)) return false;
   const ephemeral = threadBase + SCRATCH_COOKIE;
   // The scratch holds the endpoint only for this question; putToPeer reads it again.
@@ -98,6 +99,17 @@ export function sendInitiation(peer: Peer, isRetry: bool, now: u64): bool {
   return true;
 }
 
+/** Makes the next session the current one if a packet authenticated under it: staged packets can leave then. */
+export function confirmSession(peer: Peer): bool {
+  writeBegin();
+  const confirmed = confirmNext(peer);
+  writeEnd();
+  if (!confirmed) return false;
+  handshakeComplete(peer);
+  emitEvent(EVENT_SESSION_CONFIRMED, peer.number, 0);
+  return true;
+}
+
 function sendResponse(peer: Peer, now: u64): void {
   peer.handshakeAllowedAt = now + <u64>REKEY_TIMEOUT_MS * NS_PER_MS;
   writeBegin();
@@ -120,6 +132,9 @@ function sendResponse(peer: Peer, now: u64): void {
     return;
   }
   addMacs(message, message + RESPONSE_MAC1, peer.cookie, now);
+  // A worker may have confirmed the session before this one since the mailbox was looked at: it is the one in use then,
+  // and must not be taken for one that nobody answered.
+  if (confirmSession(peer)) post(peer, PENDING_FLUSH);
   writeBegin();
   beginSession(peer, now);
   writeEnd();
@@ -233,6 +248,7 @@ function consumeAnswer(message: usize, endpoint: usize, now: u64): u32 {
  * @returns a drop reason, or DROP_NONE
  */
 export function consumeHandshake(message: usize, len: u32, endpoint: usize, now: u64): u32 {
+  if (!deviceIsUp()) return DROP_DEVICE_DOWN;
   const type = load<u32>(message);
   if (type == MESSAGE_HANDSHAKE_COOKIE) return consumeCookie(message, now);
   const loaded = underLoad(now);

@@ -16,7 +16,7 @@ import { now, NS_PER_MS, randomLeft } from "./input";
 import { beginOutput, putOut } from "./output";
 import { count, NO_SESSION, Peer, peerAt, PENDING_FLUSH, PENDING_HANDSHAKE, sessionAt } from "./peer";
 import { canSend, Session } from "./session";
-import { stagePacket, STAGED_OVERFLOW, STAGED_POOL_FULL } from "./staging";
+import { stagePacket } from "./staging";
 import { anyAuthenticatedSent, anyAuthenticatedTraversal, dataSent, post } from "./timers";
 import { outerTos, PACKET_LEN_MAX, sealMessage } from "./transport";
 
@@ -48,9 +48,12 @@ function route(packet: usize, len: u32): i32 {
 }
 
 function stage(peer: Peer, packet: usize, len: u32, pending: u32): void {
-  const result = stagePacket(peer, packet, len);
-  if (result == STAGED_OVERFLOW) drop(DROP_OUT_STAGED_OVERFLOW);
-  else if (result == STAGED_POOL_FULL) drop(DROP_OUT_POOL_FULL);
+  let dropped = stagePacket(peer, packet, len);
+  if (dropped < 0) {
+    drop(DROP_OUT_POOL_FULL);
+    dropped = -1 - dropped;
+  }
+  for (; dropped; dropped--) drop(DROP_OUT_STAGED_OVERFLOW);
   post(peer, pending);
 }
 

@@ -3,19 +3,17 @@
 
 import {
   DEVICE_RX_DELIVERED, DROP_NONE, DROP_OUT_STAGED_PURGED, EVENT_HANDSHAKE_GIVEN_UP, EVENT_KEYS_ZEROED,
-  EVENT_PEER_SILENT, EVENT_ROAMED, EVENT_SESSION_CONFIRMED, NO_RANDOM, THREAD_DEADLINE, THREAD_KICK, THREAD_MORE, THREAD_OUT_COUNT,
+  EVENT_PEER_SILENT, EVENT_ROAMED, NO_RANDOM, THREAD_DEADLINE, THREAD_KICK, THREAD_MORE, THREAD_OUT_COUNT,
 } from "../abi";
 import { INITIATION_LEN, MAX_TIMER_HANDSHAKES } from "../protocol";
 import { threadBase } from "../memory";
-import { writeBegin, writeEnd } from "../threads/lock";
 import { mailboxTake } from "../threads/mailbox";
 import { deadlineSet, deadlineTop, deadlineTopTime } from "./deadlines";
 import { drop, zeroKeys } from "./device";
 import { clearSource } from "./endpoint";
 import { emitEvent } from "./events";
-import { consumeHandshake, HANDSHAKE_RANDOM_LEN, sendInitiation } from "./handshakes";
+import { confirmSession, consumeHandshake, HANDSHAKE_RANDOM_LEN, sendInitiation } from "./handshakes";
 import { now, NS_PER_MS, randomLeft } from "./input";
-import { confirmNext } from "./keypairs";
 import { beginOutput, hasRoom } from "./output";
 import {
   Peer, peerAt, PENDING_CONFIRMED, PENDING_FLUSH, PENDING_HANDSHAKE, PENDING_KEEPALIVE, PENDING_ROAMED,
@@ -25,8 +23,8 @@ import { nextHandshake, QUEUED_ENDPOINT, QUEUED_LENGTH, QUEUED_MESSAGE, releaseH
 import { sendKeepalive, sendStaged } from "./staged";
 import { purgeStaged } from "./staging";
 import {
-  disarm, earliest, handshakeComplete, handshakeGivenUp, keepaliveAgain, post, timerDeadline,
-  TIMER_NEW_HANDSHAKE, TIMER_RETRANSMIT_HANDSHAKE, TIMER_SEND_KEEPALIVE, TIMER_SEND_PERSISTENT_KEEPALIVE,
+  earliest, handshakeGivenUp, keepaliveAgain, post, takeTimer, timerDeadline, TIMER_NEW_HANDSHAKE,
+  TIMER_RETRANSMIT_HANDSHAKE, TIMER_SEND_KEEPALIVE, TIMER_SEND_PERSISTENT_KEEPALIVE,
   TIMER_ZERO_KEY_MATERIAL,
 } from "./timers";
 
@@ -59,16 +57,7 @@ function settle(peer: Peer, time: u64): void {
   if (pending & PENDING_ROAMED) emitEvent(EVENT_ROAMED, peer.number, 0);
   if (pending & PENDING_TIMER) place(peer);
   let flush = (pending & PENDING_FLUSH) != 0;
-  if (pending & PENDING_CONFIRMED) {
-    writeBegin();
-    const confirmed = confirmNext(peer);
-    writeEnd();
-    if (confirmed) {
-      handshakeComplete(peer);
-      emitEvent(EVENT_SESSION_CONFIRMED, peer.number, 0);
-      flush = true;
-    }
-  }
+  if (pending & PENDING_CONFIRMED && confirmSession(peer)) flush = true;
   if (pending & PENDING_KEEPALIVE) sendKeepalive(peer, time);
   else if (flush) sendStaged(peer, time);
   if (pending & PENDING_HANDSHAKE && !sendInitiation(peer, false, time)) post(peer, PENDING_HANDSHAKE);
@@ -117,8 +106,8 @@ function expire(peer: Peer, time: u64): void {
       when = deadline;
     }
   }
-  if (timer) {
-    disarm(peer, timer);
+  // A worker that cleared or moved it in the meantime goes first: what it armed must not be lost.
+  if (timer && takeTimer(peer, timer, when)) {
     if (timer == TIMER_RETRANSMIT_HANDSHAKE) expiredRetransmitHandshake(peer, time);
     else if (timer == TIMER_SEND_KEEPALIVE) expiredSendKeepalive(peer, time);
     else if (timer == TIMER_NEW_HANDSHAKE) expiredNewHandshake(peer, time);

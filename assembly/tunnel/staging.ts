@@ -1,8 +1,8 @@
 // Packets that wait for a handshake (the kernel's staged_packet_queue): MAX_STAGED_PACKETS a peer, the oldest dropped.
 //
 // They lie in chains of STAGED_BLOCK_SIZE blocks from one pool, because a peer's 128 packets of any size, times all
-// peers, is more than anyone should reserve. A keepalive that waits is a packet of length 0. One lock guards pool and
-// lists: staging is off the hot path by definition.
+// peers, is more than anyone should reserve. Keepalives never wait here, so that a full pool silences nobody. One lock
+// guards pool and lists: staging is off the hot path by definition.
 
 import { DEVICE_BASE, STAGED_BLOCK_COUNT, STAGED_BLOCK_SIZE } from "../abi";
 import { MAX_STAGED_PACKETS } from "../protocol";
@@ -74,27 +74,27 @@ function dropOldest(peer: Peer): void {
   releasePacket(reference);
 }
 
-export const STAGED: i32 = 0;
-export const STAGED_OVERFLOW: i32 = 1; // staged, and the oldest was dropped for it
-export const STAGED_POOL_FULL: i32 = 2; // not staged
-
-/** Stages a copy of a packet. Any thread. */
+/**
+ * Stages a copy of a packet. Any thread.
+ * @param len 1 .. 65,535 bytes
+ * @returns how many of the peer's oldest were dropped for it; or, when the pool had no room even so, -1 - that number
+ */
 export function stagePacket(peer: Peer, packet: usize, len: u32): i32 {
   lockSpin(POOL);
-  let result = STAGED;
+  let dropped: i32 = 0;
   if (peer.stagedCount >= <u32>MAX_STAGED_PACKETS) {
     dropOldest(peer);
-    result = STAGED_OVERFLOW;
+    dropped++;
   }
-  const blocks: u32 = len == 0 ? 1 : (len + <u32>BLOCK_DATA - 1) / <u32>BLOCK_DATA;
+  const blocks: u32 = (len + <u32>BLOCK_DATA - 1) / <u32>BLOCK_DATA;
   // A full pool is every peer's doing: this peer gives up its own oldest packets first.
   while (load<u32>(POOL, 12) < blocks && peer.stagedCount) {
     dropOldest(peer);
-    result = STAGED_OVERFLOW;
+    dropped++;
   }
   if (load<u32>(POOL, 12) < blocks) {
     unlockSpin(POOL);
-    return STAGED_POOL_FULL;
+    return -1 - dropped;
   }
   const first = takeBlock();
   const head = block(first);
@@ -118,7 +118,7 @@ export function stagePacket(peer: Peer, packet: usize, len: u32): i32 {
   peer.stagedTail = first;
   peer.stagedCount++;
   unlockSpin(POOL);
-  return result;
+  return dropped;
 }
 
 /** Length of the oldest staged packet; the caller has seen stagedCount > 0 with the device locked. */

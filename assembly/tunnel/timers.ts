@@ -54,6 +54,11 @@ export function disarm(peer: Peer, timer: usize): void {
   if (timerDeadline(peer, timer)) atomic.store<u64>(changetype<usize>(peer) + timer, 0);
 }
 
+/** Disarms the timer if it still is due at `when`. @returns whether it was */
+export function takeTimer(peer: Peer, timer: usize, when: u64): bool {
+  return atomic.cmpxchg<u64>(changetype<usize>(peer) + timer, when, 0) == when;
+}
+
 /** The earliest of the peer's timers, u64.MAX when none is armed. */
 export function earliest(peer: Peer): u64 {
   let when = u64.MAX_VALUE;
