@@ -50,7 +50,8 @@ export const DROP_OUT_STAGED_OVERFLOW = 26; // the oldest of the peer's staged p
 export const DROP_OUT_POOL_FULL = 27; // the pool of staged packets is exhausted
 export const DROP_OUT_DEVICE_DOWN = 28;
 export const DROP_OUT_STAGED_PURGED = 29; // handshake given up, or peer removed, with packets waiting
-export const DROP_COUNT = 30;
+export const DROP_OUT_BAD_OFFLOAD = 30; // a virtio header that cannot be true, or more segments than there is room for
+export const DROP_COUNT = 31;
 
 // --- endpoint record: an UDP address and the sticky source that answers to it -----------------------------------
 export const ENDPOINT_FAMILY = 0; // u16: 0 none, 4, 6
@@ -83,9 +84,15 @@ export const THREAD_MORE = 0x030; // u32: 1 = deviceService has more to do: send
 export const THREAD_DEADLINE = 0x038; // f64: ms on the monotonic clock, Infinity = nothing armed (deviceNextDeadline)
 // Written by this thread around each run, read by the main thread (threads/lock.ts):
 export const THREAD_BUSY = 0x040; // u32: 1 = inside a run; alone on its cache line
+export const THREAD_FLOW = 0x80; // offload/coalesce.ts
+export const THREAD_FLOW_SIZE = 0x40;
+export const THREAD_RUN = 0xc0; // tunnel/run.ts
+export const THREAD_RUN_SIZE = 0x40;
 export const THREAD_ARGUMENT = 0x100; // 256 bytes: keys, prefixes and endpoints handed to exports; host writes
 export const THREAD_PEER_INFO = 0x200; // PEER_INFO record (peerInfo)
 export const THREAD_ALLOWED_IP = 0x300; // ALLOWED_IP record (allowedIpNext)
+export const THREAD_SEGMENT = 0x340; // offload/segment.ts
+export const THREAD_SEGMENT_SIZE = 0xc0;
 export const THREAD_RANDOM = 0x400;
 export const THREAD_RANDOM_SIZE = 0xc00;
 export const THREAD_CRYPTO = 0x1000; // scratch of crypto/
@@ -113,6 +120,7 @@ export const IN_ENDPOINT = 16; // ENDPOINT record: where a datagram came from an
 export const IN_SIZE = IN_ENDPOINT + ENDPOINT_LEN; // 64
 export const IN_MAX = SLOT_COUNT;
 export const IN_TRUNCATED = 1;
+export const IN_VNET = 2; // a virtio_net_hdr of 10 bytes lies before the packet (TUN with IFF_VNET_HDR)
 
 // --- OUT record: a datagram or a run of equal ones to one endpoint -------------------------------------------------------
 export const OUT_OFFSET = 0; // u32
@@ -123,6 +131,13 @@ export const OUT_TOS = 16; // u32: DSCP and ECN for the outer header
 export const OUT_ENDPOINT = 20; // ENDPOINT record
 export const OUT_SIZE = 80;
 export const OUT_MAX = 256;
+export const OUT_RUN_LEN_MAX = 65507; // bytes of a run: one UDP datagram's worth, as UDP_SEGMENT wants it
+export const OUT_RUN_COUNT_MAX = 64; // datagrams of a run
+export const OUT_SLOT = 32; // packets with a virtio header are sealed into the slots from here on; IN uses those below
+
+// --- offloads of the TUN (deviceSetOffload) ------------------------------------------------------------------------------
+export const OFFLOAD_VNET = 1; // each packet delivered begins with a virtio_net_hdr, and TCP runs are joined
+export const OFFLOAD_UDP = 2; // UDP runs are joined too (the TUN takes GSO_UDP_L4, Linux >= 6.2)
 
 // --- DELIVER record: bytes for the TUN; records with DELIVER_CONTINUES join the next into one packet (gather) -------------
 export const DELIVER_OFFSET = 0; // u32

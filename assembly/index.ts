@@ -18,7 +18,7 @@ import {
   allowedIpAfter, allowedIpFirst as firstNode, allowedIpInsert, allowedIpRead, allowedIpRemove as removeNode,
   allowedIpRemoveAll,
 } from "./tunnel/allowedips";
-import { deviceIsUp, DEVICE_MTU, DEVICE_UP, peerIsPresent } from "./tunnel/device";
+import { deviceIsUp, DEVICE_MTU, DEVICE_OFFLOAD, DEVICE_UP, peerIsPresent } from "./tunnel/device";
 import { clearSource, readEndpoint, setEndpoint } from "./tunnel/endpoint";
 import { keyLookup } from "./tunnel/keytable";
 import {
@@ -73,6 +73,11 @@ export function deviceDown(): void {
 /** The TUN's MTU: packets are not padded past it. 0 = no limit. */
 export function deviceSetMtu(mtu: u32): void {
   store<u32>(DEVICE_MTU, mtu);
+}
+
+/** What the TUN can do: OFFLOAD_* of abi.ts. Before the first packet. */
+export function deviceSetOffload(offload: u32): void {
+  store<u32>(DEVICE_OFFLOAD, offload);
 }
 
 /** Forgets every sticky source: an address or a route of this machine changed. */

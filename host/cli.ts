@@ -28,6 +28,7 @@ Options:
       --max-peers N       room for N peers (default 4096)
       --max-allowed-ips N room for N allowed IPs (default 262144)
       --core BUILD        plain, relaxed or auto (default): which build of the core to run
+      --no-offload        one packet a system call to TUN and UDP at most, for drivers that get it wrong
       --version           write the version
   -h, --help              write this
 
@@ -44,6 +45,7 @@ const options = {
   "max-peers": { type: "string" },
   "max-allowed-ips": { type: "string" },
   core: { type: "string" },
+  "no-offload": { type: "boolean" },
 } as const;
 
 type Values = { [name in keyof typeof options]?: (typeof options)[name]["type"] extends "boolean" ? boolean : string };
@@ -90,6 +92,7 @@ interface DaemonSettings {
   maxPeers?: number;
   maxNodes?: number;
   build?: CoreBuild;
+  offload: boolean;
 }
 
 function daemonSettings(values: Values): DaemonSettings {
@@ -100,7 +103,7 @@ function daemonSettings(values: Values): DaemonSettings {
     throw new UsageError(`--core ${core} is none of plain, relaxed, auto`);
   }
   const build = core === "plain" || core === "relaxed" ? core : undefined;
-  return { maxPeers, maxNodes: prefixes && prefixes * 2, build };
+  return { maxPeers, maxNodes: prefixes && prefixes * 2, build, offload: !values["no-offload"] };
 }
 
 function number(name: string, text: string | undefined, max: number): number | undefined {

@@ -22,6 +22,7 @@ export interface CoreExports {
   deviceDown(): void;
   deviceWipe(): void;
   deviceSetMtu(mtu: number): void;
+  deviceSetOffload(offload: number): void;
   deviceSetPrivateKey(key: number): void;
   deviceClearSources(): void;
   deviceSend(packets: number): number;

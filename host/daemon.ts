@@ -33,6 +33,8 @@ export interface DaemonOptions {
   maxPeers?: number;
   maxNodes?: number;
   build?: CoreBuild;
+  /** super-packets through TUN and UDP (virtio header, UDP_SEGMENT, UDP_GRO); default true */
+  offload?: boolean;
   /** the interface or the socket was removed, or a lane failed: the daemon has stopped */
   onStopped: (reason: string, error: Error | null) => void;
 }
@@ -70,11 +72,12 @@ export class Daemon {
   #stopping: Promise<boolean> | null = null;
 
   private constructor(options: DaemonOptions, module: WebAssembly.Module) {
-    const { name, tunFd, log, maxPeers, maxNodes } = options;
+    const { name, tunFd, log, maxPeers, maxNodes, offload = true } = options;
     const libc = this.#libc;
     this.#options = options;
-    this.#tun = tunFd === undefined ? openTun(libc, { name, mtu: DAEMON_MTU }) : adoptTun(libc, tunFd);
+    this.#tun = tunFd === undefined ? openTun(libc, { name, mtu: DAEMON_MTU, vnetHeader: offload }) : adoptTun(libc, tunFd);
     const core = createCore(module, fillRandom, { maxPeers, maxNodes, threads: DAEMON_THREADS });
+    core.exports.deviceSetOffload(this.#tun.offload);
     this.#driver = new Driver({
       core,
       clock: new LinuxClock(libc, core),
@@ -84,6 +87,7 @@ export class Daemon {
     });
     this.#network = new LinuxNetwork({
       libc,
+      offload,
       onBound: (udp) => {
         const onSourceGone = (peer: number): void => void core.exports.peerClearSource(peer);
         this.#driver.sink = new Sender(libc, core, udp, { wait: false, onSourceGone });

@@ -38,6 +38,7 @@ const DROP_NAMES = [
   "badHandshake", "unknownPeer", "oldTimestamp", "handshakeFlood", "unknownIndex", "unexpectedResponse", "badCookie",
   "sessionExpired", "badTag", "replayed", "badInner", "badSource", "deviceDown", "noPrivateKey", "outNotIp",
   "outNoRoute", "outNoEndpoint", "outTooLong", "outStagedOverflow", "outPoolFull", "outDeviceDown", "outStagedPurged",
+  "outBadOffload",
 ] as const;
 
 export type DropName = (typeof DROP_NAMES)[number];

@@ -9,7 +9,7 @@ import {
   BAD_ARGUMENT, DELIVER_MAX, DEVICE_RX_DATAGRAMS, DEVICE_RX_DELIVERED, DROP_BAD_INNER, DROP_BAD_LENGTH,
   DROP_BAD_SOURCE, DROP_BAD_TAG, DROP_BAD_TYPE, DROP_DEVICE_DOWN, DROP_HANDSHAKE_QUEUE_FULL, DROP_NONE, DROP_REPLAYED,
   DROP_SESSION_EXPIRED, DROP_TRUNCATED, DROP_UNKNOWN_INDEX, IN_ENDPOINT, IN_FLAGS, IN_LENGTH, IN_MAX, IN_OFFSET,
-  IN_SEGMENT, IN_SIZE, IN_TRUNCATED, THREAD_DELIVER_COUNT, THREAD_IN,
+  IN_SEGMENT, IN_SIZE, IN_TRUNCATED, OFFLOAD_UDP, OFFLOAD_VNET, THREAD_DELIVER_COUNT, THREAD_IN,
 } from "../abi";
 import {
   AUTHTAG_LEN, COOKIE_REPLY_LEN, DATA_COUNTER, DATA_HEADER_LEN, DATA_KEEPALIVE_LEN, DATA_RECEIVER, INITIATION_LEN,
@@ -17,9 +17,10 @@ import {
   REKEY_AFTER_TIME_RECEIVING_MS, RESPONSE_LEN,
 } from "../protocol";
 import { threadBase } from "../memory";
+import { coalesce, coalesceBegin, coalesceEnd } from "../offload/coalesce";
 import { enterRun, leaveRun } from "../threads/lock";
 import { allowedIpLookup } from "./allowedips";
-import { deviceIsUp, drop } from "./device";
+import { deviceIsUp, DEVICE_OFFLOAD, drop } from "./device";
 import { setEndpoint } from "./endpoint";
 import { indexLookup } from "./indextable";
 import { now, NS_PER_MS } from "./input";
@@ -126,7 +127,9 @@ function receiveData(message: usize, len: u32, endpoint: usize, tos: u32, now: u
   if (owner != <i32>peer.number) return refused(peer, DROP_BAD_SOURCE);
   if ((tos & ECN_MASK) == ECN_MASK) markCongestion(packet, version);
   received(peer, len);
-  putDeliver(packet, inner, peer.number);
+  const offload = load<u32>(DEVICE_OFFLOAD);
+  if (offload & OFFLOAD_VNET) coalesce(packet, inner, peer.number, (offload & OFFLOAD_UDP) != 0);
+  else putDeliver(packet, inner, peer.number);
   return DROP_NONE;
 }
 
@@ -187,6 +190,7 @@ export function deviceReceive(first: u32, count: u32): i32 {
   let datagrams: u64 = 0;
   let i = first;
   beginOutput();
+  coalesceBegin();
   store<u32>(base, 0, TALLY);
   enterRun();
   for (; i < count; i++) {
@@ -214,6 +218,7 @@ export function deviceReceive(first: u32, count: u32): i32 {
       receiveDatagram(at + offset, rest < segment ? rest : segment, flags, endpoint, time);
     }
   }
+  coalesceEnd();
   leaveRun();
   atomic.add<u64>(DEVICE_RX_DATAGRAMS, datagrams);
   atomic.add<u64>(DEVICE_RX_DELIVERED, <u64>load<u32>(base, TALLY));

@@ -1,13 +1,17 @@
-// Packets of the TUN on their way out: find the peer, seal in place, or stage for a handshake (the kernel's wg_xmit and
-// send.c). Any thread, inside one run of the device lock.
+// Packets of the TUN on their way out: find the peer, seal, or stage for a handshake (the kernel's wg_xmit and send.c).
+// Any thread, inside one run of the device lock.
+//
+// A plain packet is sealed where it lies. One with a virtio header may be a super-packet: it is segmented, and its
+// segments are sealed one after the other into a run (run.ts), as are small packets between them.
 
 import {
-  BAD_ARGUMENT, DROP_OUT_DEVICE_DOWN, DROP_OUT_NOT_IP, DROP_OUT_NO_ENDPOINT, DROP_OUT_NO_ROUTE,
-  DROP_OUT_POOL_FULL, DROP_OUT_STAGED_OVERFLOW, DROP_OUT_TOO_LONG, IN_LENGTH, IN_MAX, IN_OFFSET, IN_SIZE, NO_RANDOM,
-  THREAD_IN, THREAD_OUT_COUNT,
+  BAD_ARGUMENT, DROP_OUT_BAD_OFFLOAD, DROP_OUT_DEVICE_DOWN, DROP_OUT_NOT_IP, DROP_OUT_NO_ENDPOINT, DROP_OUT_NO_ROUTE,
+  DROP_OUT_POOL_FULL, DROP_OUT_STAGED_OVERFLOW, DROP_OUT_TOO_LONG, IN_FLAGS, IN_LENGTH, IN_MAX, IN_OFFSET, IN_SIZE, IN_VNET,
+  NO_RANDOM, THREAD_IN, THREAD_OUT_COUNT,
 } from "../abi";
 import { DATA_HEADER_LEN, REKEY_AFTER_MESSAGES_LOG2, REKEY_AFTER_TIME_MS } from "../protocol";
 import { threadBase } from "../memory";
+import { segmentBegin, segmentLenMax, segmentNext, segmentPacket, segmentsLeft } from "../offload/segment";
 import { enterRun, leaveRun } from "../threads/lock";
 import { allowedIpLookup } from "./allowedips";
 import { deviceIsUp, DEVICE_MTU, drop } from "./device";
@@ -15,6 +19,7 @@ import { readEndpoint } from "./endpoint";
 import { now, NS_PER_MS, randomLeft } from "./input";
 import { beginOutput, putOut } from "./output";
 import { count, NO_SESSION, Peer, peerAt, PENDING_FLUSH, PENDING_HANDSHAKE, sessionAt } from "./peer";
+import { runBegin, runHasRoom, sealToRun } from "./run";
 import { canSend, Session } from "./session";
 import { stagePacket } from "./staging";
 import { anyAuthenticatedSent, anyAuthenticatedTraversal, dataSent, post } from "./timers";
@@ -47,6 +52,16 @@ function route(packet: usize, len: u32): i32 {
   return number < 0 ? -1 - DROP_OUT_NO_ROUTE : number;
 }
 
+// How a packet lies in its slot.
+const PLAIN: i32 = -2; // to be sealed in place
+const WHOLE: i32 = 0; // with a virtio header, one packet: what segmentBegin says
+const SUPER: i32 = 1; // with a virtio header, several
+
+function stageAll(peer: Peer, packet: usize, len: u32, form: i32, pending: u32): void {
+  if (form != SUPER) return stage(peer, packet, len, pending);
+  for (let size = segmentNext(); size; size = segmentNext()) stage(peer, segmentPacket(), size, pending);
+}
+
 function stage(peer: Peer, packet: usize, len: u32, pending: u32): void {
   let dropped = stagePacket(peer, packet, len);
   if (dropped < 0) {
@@ -67,9 +82,20 @@ function sent(peer: Peer, session: Session, bytes: u64, packets: u64, now: u64):
   if (needsRekey(session, now)) post(peer, PENDING_HANDSHAKE);
 }
 
+/** Seals all segments of a super-packet. @returns bytes of the messages, 0 when there is no room for so many */
+function sealSuper(peer: Peer, session: Session, packet: usize, len: u32, mtu: u32): u32 {
+  const segments = segmentsLeft();
+  if (!runHasRoom(segments, len + segments * 128)) return 0;
+  const tos = outerTos(packet);
+  let bytes: u32 = 0;
+  for (let size = segmentNext(); size; size = segmentNext())
+    bytes += sealToRun(segmentPacket(), size, peer, session, mtu, tos);
+  return bytes;
+}
+
 /**
  * Sends `packets` packets: IN records 0 .. packets - 1 of this thread, each with DATA_HEADER_LEN bytes before it and 32
- * behind it that are its own. They are sealed where they lie; OUT records tell what to send.
+ * behind it that are its own; with IN_VNET in the slots below OUT_SLOT. OUT records tell what to send.
  * @returns the number of OUT records, BAD_ARGUMENT, or NO_RANDOM (4 bytes a packet are wanted)
  */
 export function deviceSend(packets: u32): i32 {
@@ -78,6 +104,7 @@ export function deviceSend(packets: u32): i32 {
   const base = threadBase;
   const time = now();
   beginOutput();
+  runBegin();
   enterRun();
   const up = deviceIsUp();
   const mtu = load<u32>(DEVICE_MTU);
@@ -93,12 +120,17 @@ export function deviceSend(packets: u32): i32 {
       drop(DROP_OUT_DEVICE_DOWN);
       continue;
     }
+    const form = load<u32>(record, IN_FLAGS) & IN_VNET ? (len < IPV4_HEADER_LEN ? -1 : segmentBegin(packet, len)) : PLAIN;
+    if (form == -1) {
+      drop(DROP_OUT_BAD_OFFLOAD);
+      continue;
+    }
     const number = route(packet, len);
     if (number < 0) {
       drop(-1 - number);
       continue;
     }
-    if (len > PACKET_LEN_MAX) {
+    if ((form == SUPER ? segmentLenMax() : len) > PACKET_LEN_MAX) {
       drop(DROP_OUT_TOO_LONG);
       continue;
     }
@@ -106,7 +138,7 @@ export function deviceSend(packets: u32): i32 {
     const usable = peer.current != NO_SESSION && canSend(sessionAt(peer, peer.current), time);
     if (!usable || peer.stagedCount) {
       if (load<u16>(peer.endpoint) == 0) drop(DROP_OUT_NO_ENDPOINT);
-      else stage(peer, packet, len, usable ? PENDING_FLUSH : PENDING_HANDSHAKE);
+      else stageAll(peer, packet, len, form, usable ? PENDING_FLUSH : PENDING_HANDSHAKE);
       continue;
     }
     const session = sessionAt(peer, peer.current);
@@ -117,10 +149,29 @@ export function deviceSend(packets: u32): i32 {
       runBytes = 0;
       runPackets = 0;
     }
+    if (form == SUPER) {
+      const segments = segmentsLeft();
+      const bytes = sealSuper(peer, session, packet, len, mtu);
+      if (!bytes) {
+        drop(DROP_OUT_BAD_OFFLOAD);
+        continue;
+      }
+      runBytes += bytes;
+      runPackets += segments;
+      continue;
+    }
     const tos = outerTos(packet);
-    const messageLen = sealMessage(packet, len, session, mtu);
-    readEndpoint(putOut(packet - DATA_HEADER_LEN, messageLen, number, tos), peer);
-    runBytes += messageLen;
+    if (form == WHOLE) {
+      if (!runHasRoom(1, len)) {
+        drop(DROP_OUT_BAD_OFFLOAD);
+        continue;
+      }
+      runBytes += sealToRun(packet, len, peer, session, mtu, tos);
+    } else {
+      const messageLen = sealMessage(packet, len, session, mtu);
+      readEndpoint(putOut(packet - DATA_HEADER_LEN, messageLen, number, tos), peer);
+      runBytes += messageLen;
+    }
     runPackets++;
   }
   if (runPackets) sent(runPeer, runSession, runBytes, runPackets, time);

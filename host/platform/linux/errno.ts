@@ -86,6 +86,7 @@ export const EINVAL = 22;
 export const ENOSYS = 38;
 export const EBADFD = 77;
 export const ENOTSOCK = 88;
+export const EMSGSIZE = 90;
 export const EOPNOTSUPP = 95;
 export const EAFNOSUPPORT = 97;
 export const EADDRNOTAVAIL = 99;

@@ -7,6 +7,8 @@ import { LinuxUdp, type UdpHandle } from "./udp.ts";
 
 export interface LinuxNetworkOptions {
   libc: Libc;
+  /** UDP_SEGMENT and UDP_GRO, where the kernel has them */
+  offload: boolean;
   /** the first socket was bound: time to start the lanes */
   onBound: (handle: UdpHandle) => void;
 }
@@ -29,11 +31,11 @@ export class LinuxNetwork implements Network {
   }
 
   async prepare(change: { listenPort?: number; fwmark?: number }): Promise<{ commit(): void; rollback(): void }> {
-    const { libc } = this.#options;
+    const { libc, offload } = this.#options;
     const mark = change.fwmark ?? this.#mark;
     const before = this.#mark;
     const port = change.listenPort;
-    const bound = port === undefined || (port !== 0 && port === this.listenPort) ? null : new LinuxUdp(libc, { port, mark });
+    const bound = port === undefined || (port !== 0 && port === this.listenPort) ? null : new LinuxUdp(libc, { port, mark, offload });
     if (mark !== before && !bound) this.#udp?.setMark(mark);
     return {
       commit: () => {
@@ -49,7 +51,8 @@ export class LinuxNetwork implements Network {
 
   /** Binds a port, if none is bound yet. */
   open(): void {
-    if (!this.#udp) this.#adopt(new LinuxUdp(this.#options.libc, { port: 0, mark: this.#mark }));
+    const { libc, offload } = this.#options;
+    if (!this.#udp) this.#adopt(new LinuxUdp(libc, { port: 0, mark: this.#mark, offload }));
   }
 
   /** Makes a blocked receiver return. */

@@ -109,11 +109,11 @@ export class Receiver implements BlockingSource {
         const endpoint = record + IN_ENDPOINT / 4;
         core[record + IN_OFFSET / 4] = this.#datagramOffset(i);
         core[record + IN_LENGTH / 4] = words[header + MSG_LENGTH];
-        core[record + IN_SEGMENT / 4] = 0;
         getName(core, endpoint, words, messages.name(i));
-        const tos = getControl(core, endpoint, words, messages.control(i), words[header + MSG_CONTROLLEN]);
+        const control = getControl(core, endpoint, words, messages.control(i), words[header + MSG_CONTROLLEN]);
         const truncated = words[header + MSG_FLAGS] & MSG_TRUNC ? IN_TRUNCATED : 0;
-        core[record + IN_FLAGS / 4] = truncated | (tos << IN_TOS_SHIFT);
+        core[record + IN_SEGMENT / 4] = control >>> 8;
+        core[record + IN_FLAGS / 4] = truncated | ((control & 0xff) << IN_TOS_SHIFT);
       }
       this.#ready(i);
     }

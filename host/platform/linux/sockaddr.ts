@@ -26,6 +26,9 @@ export const IP_PKTINFO = 8;
 export const SOL_IPV6 = 41;
 export const IPV6_PKTINFO = 50;
 export const IPV6_TCLASS = 67;
+export const SOL_UDP = 17;
+export const UDP_SEGMENT = 103;
+export const UDP_GRO = 104;
 
 /** Room for one name, bytes; both kinds fit. */
 export const NAME_SIZE = 32;
@@ -40,9 +43,14 @@ const PKTINFO6_CMSG_SPACE = 40;
 const PKTINFO4_CMSG_LEN = CMSG_HEADER_LEN + 12;
 const PKTINFO4_CMSG_SPACE = 32;
 
-/** Room for what one datagram sends: TOS, then PKTINFO. */
-export const SEND_CONTROL_SIZE = TOS_CMSG_SPACE + PKTINFO6_CMSG_SPACE;
-/** Room for what one datagram may bring: PKTINFO and TOS, and as much again that nobody asked for. */
+const SEGMENT_CMSG_LEN = CMSG_HEADER_LEN + 2;
+export const SEGMENT_CMSG_SPACE = 24;
+
+/** Where PKTINFO stands in the room for what is sent: after the places of the segment length and the TOS. */
+export const SOURCE_PLACE = SEGMENT_CMSG_SPACE + TOS_CMSG_SPACE;
+/** Room for what one datagram sends. */
+export const SEND_CONTROL_SIZE = SOURCE_PLACE + PKTINFO6_CMSG_SPACE;
+/** Room for what one datagram may bring: PKTINFO, TOS and segment length, and as much again that nobody asked for. */
 export const RECEIVE_CONTROL_SIZE = 2 * SEND_CONTROL_SIZE;
 
 const V4_MAPPED = 0xffff0000; // bytes 8..11 of ::ffff:a.b.c.d
@@ -120,6 +128,15 @@ export function putTos(dst: Uint32Array, cmsg: number, family: number, tos: numb
   dst[cmsg + 4] = tos & 0xff;
 }
 
+/** Writes the control message that makes a run of datagrams of one message, SEGMENT_CMSG_SPACE bytes at word `cmsg`. */
+export function putSegment(dst: Uint32Array, cmsg: number, segment: number): void {
+  dst[cmsg] = SEGMENT_CMSG_LEN;
+  dst[cmsg + 1] = 0;
+  dst[cmsg + 2] = SOL_UDP;
+  dst[cmsg + 3] = UDP_SEGMENT;
+  dst[cmsg + 4] = segment & 0xffff;
+}
+
 /**
  * Writes the control message of an endpoint's sticky source at word `cmsg`.
  * @returns its space in bytes, or 0 when the endpoint has none
@@ -155,7 +172,7 @@ export function putSource(
 /**
  * Reads the control messages at word `control`: the address a datagram reached goes into the endpoint as its source.
  * @param length  bytes, as the kernel left msg_controllen
- * @returns DSCP and ECN of the outer header
+ * @returns DSCP and ECN of the outer header, and above these 8 bits the segment length of a run (UDP_GRO), 0 = none
  */
 export function getControl(
   core: Uint32Array,
@@ -165,6 +182,7 @@ export function getControl(
   length: number,
 ): number {
   let tos = 0;
+  let segment = 0;
   const end = control + length / 4;
   let cmsg = control;
   while (cmsg + CMSG_HEADER_LEN / 4 <= end) {
@@ -187,10 +205,12 @@ export function getControl(
       putIpv4(core, endpoint + SRC_ADDR, src[cmsg + 5]);
     } else if ((level === SOL_IP && type === IP_TOS) || (level === SOL_IPV6 && type === IPV6_TCLASS)) {
       tos = src[cmsg + 4] & 0xff; // IP_TOS comes as one byte, IPV6_TCLASS as an int
+    } else if (level === SOL_UDP && type === UDP_GRO) {
+      segment = src[cmsg + 4] & 0xffff;
     }
     cmsg += ((cmsgLength + 7) & ~7) / 4;
   }
-  return tos;
+  return tos | (segment << 8);
 }
 
 function isMapped(src: Uint32Array, address: number): boolean {

@@ -1,10 +1,12 @@
 // A layer-3 network interface (TUN). linux/if_tun.h, Documentation/networking/tuntap.rst; netdevice(7).
 //
 // IFF_NO_PI: packets come without the 4-byte packet information. With `vnetHeader` each has a virtio_net_hdr of 10 bytes
-// before it instead; it is opened without offloads, so the header says nothing yet.
+// before it instead, and the kernel hands over super-packets of up to 64 KiB with their checksums still to be made (TSO,
+// and USO since Linux 6.2), and takes such.
 // The interface is found again through its descriptor (TUNGETIFF), never by the name it once had: it may be renamed, or
 // moved to another network namespace under the running daemon, as wg-quick's users do.
 
+import { OFFLOAD_UDP, OFFLOAD_VNET } from "../../../assembly/abi.ts";
 import { quote } from "../../errors.ts";
 import type { Tun } from "../types.ts";
 import { EACCES, EBUSY, EINVAL, ENODEV, ENOENT, ENXIO, EPERM, SystemError } from "./errno.ts";
@@ -26,6 +28,11 @@ const TUNSETIFF = 0x400454ca;
 const TUNSETOFFLOAD = 0x400454d0;
 const TUNGETIFF = 0x800454d2;
 const TUNSETVNETHDRSZ = 0x400454d8;
+const TUN_F_CSUM = 0x01;
+const TUN_F_TSO4 = 0x02;
+const TUN_F_TSO6 = 0x04;
+const TUN_F_USO4 = 0x20;
+const TUN_F_USO6 = 0x40;
 const IFF_TUN = 0x0001;
 const IFF_MULTI_QUEUE = 0x0100;
 const IFF_NO_PI = 0x1000;
@@ -104,6 +111,8 @@ export class LinuxTun implements Tun {
   readonly handle: TunHandle;
   /** Index in the namespace where it was opened. */
   readonly ifindex: number;
+  /** OFFLOAD_* of abi.ts: what the core is to do; 0 without a virtio header. */
+  readonly offload: number;
   readonly #libc: Libc;
   /** A socket of the namespace where the interface was opened, for its ioctls. */
   readonly #control: number;
@@ -116,7 +125,7 @@ export class LinuxTun implements Tun {
     if (!(flags & IFF_TUN)) throw new RangeError(`descriptor ${fd} is a TAP interface, not a TUN`);
     if (!(flags & IFF_NO_PI)) throw new RangeError(`TUN descriptor ${fd} was opened without IFF_NO_PI`);
     const vnetHeader = (flags & IFF_VNET_HDR) !== 0;
-    if (vnetHeader) this.#plainHeader(fd);
+    this.offload = vnetHeader ? this.#setOffload(fd) : 0;
     this.handle = { fd, vnetHeader };
     this.#control = libc.check(libc.socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0), "socket", "open control socket");
     try {
@@ -198,12 +207,17 @@ export class LinuxTun implements Tun {
     this.#libc.close(this.#control);
   }
 
-  /** An inherited interface may have another header and offloads: ask for ours, and none. */
-  #plainHeader(fd: number): void {
+  /** An inherited interface may have another header and other offloads: ask for ours. @returns OFFLOAD_* */
+  #setOffload(fd: number): number {
     const libc = this.#libc;
     libc.scratch.view.setInt32(0, VNET_HEADER_LEN, true);
     libc.check(libc.ioctl(fd, TUNSETVNETHDRSZ, libc.scratch.address), "ioctl", "set the size of the virtio header");
+    const tcp = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6;
+    // USO4 and USO6 go together, and are refused as a whole by a kernel that has neither.
+    if (libc.ioctl(fd, TUNSETOFFLOAD, tcp | TUN_F_USO4 | TUN_F_USO6) === 0) return OFFLOAD_VNET | OFFLOAD_UDP;
+    if (libc.ioctl(fd, TUNSETOFFLOAD, tcp) === 0) return OFFLOAD_VNET;
     libc.check(libc.ioctl(fd, TUNSETOFFLOAD, 0), "ioctl", "switch off offloads");
+    return OFFLOAD_VNET;
   }
 
   #get(request: number, what: string): number {

@@ -10,6 +10,8 @@ import {
   IN_OFFSET,
   IN_SEGMENT,
   IN_SIZE,
+  IN_VNET,
+  OUT_SLOT,
   SLOT_COUNT,
   SLOT_DATA_SIZE,
   THREAD_IN,
@@ -27,6 +29,8 @@ const RWF_NOWAIT = 8;
 /** Anything shorter is no IP packet: LinuxTun.wake() sends one byte. */
 const IPV4_HEADER_LEN = 20;
 const DEFAULT_BATCH = 32;
+/** Super-packets are sent when this much was read: what is read later waits no longer than these take to seal. */
+const DRAIN_SIZE = 65536;
 const PAUSE_MS = 1;
 
 /** The interface is gone. EBADFD: the descriptor lost it; EIO and ENODEV: older kernels' words for it. */
@@ -50,7 +54,8 @@ export class TunReader implements BlockingSource {
   readonly #headerLength: number;
 
   constructor(libc: Libc, thread: CoreThread, handle: TunHandle, { batch = DEFAULT_BATCH }: TunReaderOptions = {}) {
-    if (!(batch >= 1 && batch <= SLOT_COUNT && batch <= IN_MAX)) throw new RangeError(`batch ${batch} is not in 1..${SLOT_COUNT}`);
+    const limit = Math.min(handle.vnetHeader ? OUT_SLOT : SLOT_COUNT, IN_MAX);
+    if (!(batch >= 1 && batch <= limit)) throw new RangeError(`batch ${batch} is not in 1..${limit}`);
     this.#libc = libc;
     this.#thread = new ThreadMemory(libc, thread);
     this.#fd = handle.fd;
@@ -69,12 +74,14 @@ export class TunReader implements BlockingSource {
     let count = this.#record(0, first);
     if (count === 0) return 0; // woken: the caller has something to look at
     const { address } = this.#iovecs;
-    while (count < this.#batch) {
+    let size = first;
+    while (count < this.#batch && size < DRAIN_SIZE) {
       const length = this.#libc.preadv2(this.#fd, address + IOVEC_SIZE * count, 1, RWF_NOWAIT);
       if (length <= 0) break; // EAGAIN, or an error that the next blocked read will meet
       const taken = this.#record(count, length);
       if (taken === 0) break;
       count += taken;
+      size += length;
     }
     return count;
   }
@@ -112,7 +119,7 @@ export class TunReader implements BlockingSource {
     core[record + IN_OFFSET / 4] = this.#thread.packetOffset(index);
     core[record + IN_LENGTH / 4] = length;
     core[record + IN_SEGMENT / 4] = 0;
-    core[record + IN_FLAGS / 4] = 0;
+    core[record + IN_FLAGS / 4] = this.#headerLength ? IN_VNET : 0;
     core[record + IN_ENDPOINT / 4] = 0; // family 0: none
     return 1;
   }

@@ -1,4 +1,5 @@
-// DELIVER records to the interface: a record or a run of joined ones is one packet, and one writev.
+// DELIVER records to the interface: a record or a run of joined ones is one packet, and one writev. Where the interface
+// has a virtio header, the core has put it before the packet (OFFLOAD_VNET).
 
 import {
   DELIVER_CONTINUES,
@@ -16,14 +17,10 @@ import type { Libc } from "./libc.ts";
 import { IOVEC_SIZE } from "./messages.ts";
 import { NativeMemory } from "./native.ts";
 import { ThreadMemory } from "./thread.ts";
-import { VNET_HEADER_LEN, type TunHandle } from "./tun.ts";
+import type { TunHandle } from "./tun.ts";
 
 /** The interface is gone. EIO is not among them: it means that it is down, and the packet is lost. */
 const CLOSED_ERRNOS = new Set([EBADF, EBADFD, ENODEV]);
-
-/** A virtio header of zeros (no offload, no checksum to fill in), then the iovecs: its own and one a record. */
-const HEADER_PLACE = 0;
-const IOVECS = 16;
 
 const FIRST_RECORD = THREAD_DELIVER / 4;
 const RECORD_WORDS = DELIVER_SIZE / 4;
@@ -34,17 +31,12 @@ export class TunWriter implements PacketSink {
   readonly #thread: ThreadMemory;
   readonly #native: NativeMemory;
   readonly #fd: number;
-  /** iovecs before the packet's own: the virtio header's */
-  readonly #headers: number;
 
   constructor(libc: Libc, thread: CoreThread, handle: TunHandle) {
     this.#libc = libc;
     this.#thread = new ThreadMemory(libc, thread);
     this.#fd = handle.fd;
-    this.#headers = handle.vnetHeader ? 1 : 0;
-    this.#native = new NativeMemory(libc.address, IOVECS + IOVEC_SIZE * (1 + DELIVER_MAX));
-    this.#native.putPointer(IOVECS, this.#native.address + HEADER_PLACE);
-    this.#native.putPointer(IOVECS + 8, VNET_HEADER_LEN);
+    this.#native = new NativeMemory(libc.address, IOVEC_SIZE * DELIVER_MAX);
   }
 
   deliver(count: number): number {
@@ -57,7 +49,7 @@ export class TunWriter implements PacketSink {
       const record = FIRST_RECORD + RECORD_WORDS * i;
       const length = core[record + DELIVER_LENGTH / 4];
       const address = thread.slotAddress(core[record + DELIVER_OFFSET / 4], length, "DELIVER", i);
-      const iovec = IOVECS + IOVEC_SIZE * (1 + parts++);
+      const iovec = IOVEC_SIZE * parts++;
       this.#native.putPointer(iovec, address);
       this.#native.putPointer(iovec + 8, length);
       if (core[record + DELIVER_FLAGS / 4] & DELIVER_CONTINUES && i + 1 < count) continue;
@@ -72,9 +64,8 @@ export class TunWriter implements PacketSink {
   /** Writes one packet of `parts` records. @returns 1, 0 (counted and lost) or CLOSED */
   #write(parts: number): number {
     const libc = this.#libc;
-    const first = this.#native.address + IOVECS + IOVEC_SIZE * (1 - this.#headers);
     for (;;) {
-      if (libc.writev(this.#fd, first, parts + this.#headers) >= 0) return 1;
+      if (libc.writev(this.#fd, this.#native.address, parts) >= 0) return 1;
       const errno = libc.errno();
       if (errno === EINTR) continue;
       if (CLOSED_ERRNOS.has(errno)) return CLOSED;

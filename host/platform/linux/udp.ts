@@ -5,7 +5,17 @@
 import type { Udp } from "../types.ts";
 import { EAFNOSUPPORT, SystemError } from "./errno.ts";
 import { AF_INET, AF_INET6, SOCK_CLOEXEC, SOCK_DGRAM, SOL_SOCKET, type Libc } from "./libc.ts";
-import { SOCKADDR_IN6_LEN, SOCKADDR_IN_LEN, SOL_IP, SOL_IPV6, IP_PKTINFO, type SocketFamily } from "./sockaddr.ts";
+import {
+  IP_PKTINFO,
+  SOCKADDR_IN6_LEN,
+  SOCKADDR_IN_LEN,
+  SOL_IP,
+  SOL_IPV6,
+  SOL_UDP,
+  UDP_GRO,
+  UDP_SEGMENT,
+  type SocketFamily,
+} from "./sockaddr.ts";
 
 const SO_SNDBUF = 7;
 const SO_RCVBUF = 8;
@@ -25,6 +35,8 @@ const SOCKET_BUFFER_SIZE = 8 << 20;
 export interface UdpHandle {
   fd: number;
   family: SocketFamily;
+  /** whether a run of datagrams may be sent as one message (UDP_SEGMENT, Linux >= 4.18) */
+  segments: boolean;
 }
 
 export interface UdpOptions {
@@ -34,6 +46,8 @@ export interface UdpOptions {
   mark?: number;
   /** 4 forbids IPv6; default: both, as far as the kernel has them */
   family?: SocketFamily;
+  /** whether runs of datagrams go through the kernel as one (UDP_SEGMENT, UDP_GRO); default true, where it can */
+  offload?: boolean;
 }
 
 export class LinuxUdp implements Udp {
@@ -43,12 +57,13 @@ export class LinuxUdp implements Udp {
   #open = true;
 
   /** @throws RangeError, SystemError (EADDRINUSE, EACCES for a low port, EPERM for a mark) */
-  constructor(libc: Libc, { port, mark = 0, family = 6 }: UdpOptions) {
+  constructor(libc: Libc, { port, mark = 0, family = 6, offload = true }: UdpOptions) {
     if (!Number.isInteger(port) || port < 0 || port > 65535) throw new RangeError(`UDP port ${port} is not in 0..65535`);
     this.#libc = libc;
     this.handle = openSocket(libc, family);
     try {
       this.#setUp();
+      if (offload) this.#setOffload();
       if (mark !== 0) this.setMark(mark);
       this.port = this.#bind(port);
     } catch (error) {
@@ -114,6 +129,17 @@ export class LinuxUdp implements Udp {
     this.#set(SOL_IPV6, IPV6_RECVTCLASS, 1, "ask for the traffic class of datagrams");
   }
 
+  /** Either option may be missing; then datagrams pass one by one in that direction. */
+  #setOffload(): void {
+    const { view, address } = this.#libc.scratch;
+    const set = (option: number, value: number): boolean => {
+      view.setUint32(0, value, true);
+      return this.#libc.setsockopt(this.handle.fd, SOL_UDP, option, address, 4) === 0;
+    };
+    this.handle.segments = set(UDP_SEGMENT, 0); // 0: off for the socket, and each message says for itself
+    set(UDP_GRO, 1);
+  }
+
   /** Past the system's limit where we may (CAP_NET_ADMIN), else up to it. */
   #setBuffer(forced: number, plain: number, which: string): void {
     const { view, address } = this.#libc.scratch;
@@ -153,9 +179,9 @@ export class LinuxUdp implements Udp {
 function openSocket(libc: Libc, family: SocketFamily): UdpHandle {
   if (family === 6) {
     const fd = libc.socket(AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    if (fd >= 0) return { fd, family: 6 };
+    if (fd >= 0) return { fd, family: 6, segments: false };
     const errno = libc.errno();
     if (errno !== EAFNOSUPPORT) throw new SystemError(errno, "socket", "open UDP socket");
   }
-  return { fd: libc.check(libc.socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), "socket", "open UDP socket"), family: 4 };
+  return { fd: libc.check(libc.socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), "socket", "open UDP socket"), family: 4, segments: false };
 }
