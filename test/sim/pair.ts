@@ -36,19 +36,27 @@ export function openPair(build: CoreBuild, options: PeerOptions = {}, seed = 1):
   return { sim, a, b, bAtA, aAtB, data };
 }
 
-/** The same with a session that a began and both have confirmed; nothing is under way, what was sent is forgotten. */
+/**
+ * The same with a session that a began 70 ms ago (SESSION_AGE after its response came). Both have confirmed it, each has
+ * heard the other's last word, so that no timer is armed but the one that zeroes keys; what was sent is forgotten.
+ */
 export function openSession(build: CoreBuild, options: PeerOptions = {}, seed = 1): Pair {
   const pair = openPair(build, options, seed);
   const { sim, a, b } = pair;
   pair.data(a);
   sim.run(40 * MS);
-  pair.data(b); // so that neither owes the other a keepalive
+  pair.data(b);
+  sim.run(15 * MS);
+  a.keepalive(pair.bAtA);
   sim.run(15 * MS);
   assert.equal(a.info(pair.bAtA).sessions, 2, "a has a current session");
   assert.equal(b.info(pair.aAtB).sessions, 2, "b has a current session");
   forget(sim);
   return pair;
 }
+
+/** How long ago the session of openSession was derived by its initiator, ns. */
+export const SESSION_AGE = 50 * MS;
 
 export function forget(sim: Simulator): void {
   sim.wire.sent = [];
