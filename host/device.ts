@@ -6,7 +6,7 @@
 
 import {
   ALLOWED_IP_ADDR, ALLOWED_IP_CIDR, ALLOWED_IP_FAMILY, ALLOWED_IP_SIZE, DEVICE_DROPS, DEVICE_NODE_COUNT,
-  DEVICE_NODE_LIMIT, DEVICE_PEER_LIMIT, DEVICE_PUBLIC_KEY, DROP_COUNT, ENDPOINT_LEN, EXISTS, NOT_FOUND, OWN_KEY,
+  DEVICE_NODE_LIMIT, DEVICE_PEER_COUNT, DEVICE_PEER_LIMIT, DEVICE_PUBLIC_KEY, DROP_COUNT, ENDPOINT_LEN, EXISTS, NOT_FOUND, OWN_KEY,
   PEER_INFO_ENDPOINT, PEER_INFO_LAST_HANDSHAKE_NSEC, PEER_INFO_LAST_HANDSHAKE_SEC,
   PEER_INFO_PERSISTENT_KEEPALIVE, PEER_INFO_PRESHARED_KEY, PEER_INFO_PUBLIC_KEY, PEER_INFO_RX_BYTES,
   PEER_INFO_TX_BYTES, THREAD_ALLOWED_IP, THREAD_PEER_INFO,
@@ -139,9 +139,14 @@ export class Device implements Configurable {
     this.#core.exports.deviceWipe();
   }
 
-  // A change that would fill a pool is refused before anything is touched. Counted as if every prefix were new.
+  // A change that would fill a pool is refused before anything is touched. Counted as if every prefix were new; who has
+  // which prefixes is looked up only when that sum would not fit, so that a small change costs no walk of all peers.
   #checkRoom(change: DeviceChange): void {
     const { view } = this.#core;
+    const peers = view.getUint32(DEVICE_PEER_COUNT, true) + change.peers.length;
+    const prefixes = change.peers.reduce((sum, peer) => sum + peer.allowedIps.length, 0);
+    const used = view.getUint32(DEVICE_NODE_COUNT, true) + prefixes * 2;
+    if (peers <= view.getUint32(DEVICE_PEER_LIMIT, true) && used <= view.getUint32(DEVICE_NODE_LIMIT, true)) return;
     const known = new Map<string, number>(); // public key -> prefixes
     let nodes = view.getUint32(DEVICE_NODE_COUNT, true);
     if (change.replacePeers) nodes = 0;

@@ -178,13 +178,18 @@ function bind(type: "udp4" | "udp6", port: number, address?: string): Promise<So
     socket.once("error", fail);
     socket.bind({ port, address }, () => {
       socket.off("error", fail);
-      try {
-        socket.setRecvBufferSize(SOCKET_BUFFER_SIZE);
-        socket.setSendBufferSize(SOCKET_BUFFER_SIZE);
-      } catch {
-        // What the system grants is enough to work with.
-      }
+      // Deno takes the size for that of each datagram's buffer: 4 MiB a packet made 13 Mbit/s of 400.
+      if (!("Deno" in globalThis)) enlargeBuffers(socket);
       resolve(socket);
     });
   });
+}
+
+function enlargeBuffers(socket: Socket): void {
+  try {
+    socket.setRecvBufferSize(SOCKET_BUFFER_SIZE);
+    socket.setSendBufferSize(SOCKET_BUFFER_SIZE);
+  } catch {
+    // What the system grants is enough to work with.
+  }
 }
