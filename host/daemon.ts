@@ -5,7 +5,9 @@ import {
   EVENT_COOKIE_RECEIVED, EVENT_COOKIE_SENT, EVENT_HANDSHAKE_COMPLETE, EVENT_HANDSHAKE_GIVEN_UP,
   EVENT_INITIATION_RECEIVED, EVENT_INITIATION_SENT, EVENT_KEEPALIVE_SENT, EVENT_KEYS_ZEROED, EVENT_PEER_SILENT,
   EVENT_RESPONSE_SENT, EVENT_ROAMED, EVENT_SESSION_CONFIRMED, EVENT_UNDER_LOAD,
+  OUT_RUN_COUNT_MAX, OUT_RUN_LEN_MAX,
 } from "../assembly/abi.ts";
+import { AUTHTAG_LEN, DATA_HEADER_LEN } from "../assembly/protocol.ts";
 import { type CoreBuild, compileCore, createCore } from "./core.ts";
 import { Device } from "./device.ts";
 import { type CoreEvent, Driver } from "./driver.ts";
@@ -14,7 +16,7 @@ import { DAEMON_THREADS, Lanes } from "./lanes.ts";
 import type { Logger } from "./log.ts";
 import { LinuxClock } from "./platform/linux/clock.ts";
 import { openLibc } from "./platform/linux/libc.ts";
-import { deleteLink, watchNetwork } from "./platform/linux/netlink.ts";
+import { deleteLink, setGsoMaxSegments, watchNetwork } from "./platform/linux/netlink.ts";
 import { LinuxNetwork } from "./platform/linux/network.ts";
 import { Sender } from "./platform/linux/sender.ts";
 import { adoptTun, type LinuxTun, openTun } from "./platform/linux/tun.ts";
@@ -69,6 +71,7 @@ export class Daemon {
   #uapi: UapiServer | null = null;
   #watcher: { close(): void } | null = null;
   #up = false;
+  #mtu = 0;
   #stopping: Promise<boolean> | null = null;
 
   private constructor(options: DaemonOptions, module: WebAssembly.Module) {
@@ -131,7 +134,7 @@ export class Daemon {
   async #start(): Promise<void> {
     const { name, uapiFd, log } = this.#options;
     this.#watcher = watchNetwork(this.#libc, (event) => this.#networkChanged(event));
-    this.#device.setMtu(this.#tun.mtu());
+    this.#setMtu(this.#tun.mtu());
     this.#uapi = await startUapiServer({
       name, device: this.#device, fd: uapiFd, log, onRemoved: () => this.#end("the UAPI socket was removed", null),
     });
@@ -170,6 +173,20 @@ export class Daemon {
     this.#end(error ? error.message : "the interface was deleted", error);
   }
 
+  #setMtu(mtu: number): void {
+    this.#device.setMtu(mtu);
+    if (mtu === this.#mtu) return;
+    this.#mtu = mtu;
+    if (!this.#tun.offload) return;
+    const segments = Math.min(OUT_RUN_COUNT_MAX, Math.floor(OUT_RUN_LEN_MAX / (mtu + MESSAGE_OVERHEAD)));
+    try {
+      setGsoMaxSegments(this.#libc, this.#tun.ifindex, Math.max(1, segments));
+    } catch (error) {
+      // Only a second system call now and then is lost.
+      this.#options.log.verbose((error as Error).message);
+    }
+  }
+
   #setUp(up: boolean): void {
     if (up === this.#up) return;
     this.#up = up;
@@ -194,7 +211,7 @@ export class Daemon {
       } else if (event.ifindex !== this.#tun.ifindex) {
         return;
       } else if (event.type === "link") {
-        this.#device.setMtu(event.mtu);
+        this.#setMtu(event.mtu);
         this.#setUp(event.up);
       } else if (this.#tun.exists()) {
         // Moved to another network namespace: from there we hear nothing of it, so let packets decide.
@@ -209,7 +226,7 @@ export class Daemon {
 
   #followLink(): void {
     if (!this.#tun.exists()) return this.#end("the interface was deleted", null);
-    this.#device.setMtu(this.#tun.mtu());
+    this.#setMtu(this.#tun.mtu());
     this.#setUp(this.#tun.up());
   }
 
@@ -221,3 +238,5 @@ export class Daemon {
 
 /** wireguard-go's default, and wg-quick's: what fits an IPv6 path of 1,500 bytes. */
 const DAEMON_MTU = 1420;
+
+const MESSAGE_OVERHEAD = DATA_HEADER_LEN + AUTHTAG_LEN;

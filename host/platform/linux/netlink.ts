@@ -46,6 +46,7 @@ const ERROR_ERRNO = HEADER_LEN;
 const ATTRIBUTE_HEADER_LEN = 4;
 const IFLA_IFNAME = 3;
 const IFLA_MTU = 4;
+const IFLA_GSO_MAX_SEGS = 40;
 const IFF_UP = 1;
 const IFNAMSIZ = 16;
 
@@ -82,18 +83,41 @@ export function deleteLink(libc: Libc, name: string): boolean {
   return true;
 }
 
+/**
+ * Bounds the segments of a super-packet that the kernel hands to the interface, so that their messages fit one
+ * UDP_SEGMENT send: one packet more, and the rest costs a system call of its own.
+ * @throws SystemError EPERM
+ */
+export function setGsoMaxSegments(libc: Libc, ifindex: number, count: number): void {
+  const attribute = { type: IFLA_GSO_MAX_SEGS, value: count };
+  request(libc, RTM_NEWLINK, NLM_F_ACK, ifindex, `set gso_max_segs ${count}`, attribute);
+}
+
 /** One request about an interface, and its answer: a link, or null for an acknowledgement or ENODEV. */
-function request(libc: Libc, type: number, flags: number, ifindex: number, what: string): Link | null {
+function request(
+  libc: Libc,
+  type: number,
+  flags: number,
+  ifindex: number,
+  what: string,
+  attribute?: { type: number; value: number },
+): Link | null {
   const fd = openNetlink(libc, 0);
   try {
     const memory = new NativeMemory(libc.address, BUFFER_SIZE);
     const { view, address } = memory;
-    view.setUint32(0, LINK_ATTRIBUTES, true);
+    const size = LINK_ATTRIBUTES + (attribute ? ATTRIBUTE_HEADER_LEN + 4 : 0);
+    view.setUint32(0, size, true);
     view.setUint16(4, type, true);
     view.setUint16(6, NLM_F_REQUEST | flags, true);
     view.setUint32(8, 1, true);
     view.setInt32(LINK_INDEX, ifindex, true);
-    libc.check(libc.sendto(fd, address, LINK_ATTRIBUTES, 0, 0, 0), "sendto", what);
+    if (attribute) {
+      view.setUint16(LINK_ATTRIBUTES, ATTRIBUTE_HEADER_LEN + 4, true);
+      view.setUint16(LINK_ATTRIBUTES + 2, attribute.type, true);
+      view.setUint32(LINK_ATTRIBUTES + ATTRIBUTE_HEADER_LEN, attribute.value, true);
+    }
+    libc.check(libc.sendto(fd, address, size, 0, 0, 0), "sendto", what);
     // The kernel has answered before sendto returns.
     let length: number;
     do {
