@@ -157,8 +157,10 @@ export class Lab {
   readonly folder = mkdtempSync(join(tmpdir(), `${PREFIX}-`));
   readonly processes: Background[] = [];
   readonly #namespaces: Namespace[] = [];
+  readonly #interfaces = new Set<string>();
   readonly #number = ++labCount;
   #files = 0;
+  #made = 0;
 
   constructor() {
     if (labCount === 1) removeLeftovers();
@@ -166,14 +168,17 @@ export class Lab {
   }
 
   namespace(label: string): Namespace {
-    const namespace = new Namespace(this, `${PREFIX}-${process.pid}-${this.#number}-${label}`);
+    const namespace = new Namespace(this, `${PREFIX}-${process.pid}-${this.#number}-${label}${this.#made++}`);
     this.#namespaces.push(namespace);
     return namespace;
   }
 
   /** A name for an interface that no other lab uses: the control sockets of all namespaces lie in one folder. */
   interfaceName(label: string): string {
-    return `wt${process.pid.toString(36)}x${this.#number.toString(36)}${label}`.slice(0, 15);
+    const name = `wt${process.pid.toString(36)}x${this.#number.toString(36)}${label}${this.#made++}`;
+    if (name.length > 15) throw new RangeError(`${name} is too long for an interface`);
+    this.#interfaces.add(name);
+    return name;
   }
 
   /** A veth pair: `[namespace, device name, addresses...]` on each side, both up. */
@@ -186,9 +191,9 @@ export class Lab {
   }
 
   /** A file that only we may read. @returns its path */
-  file(text: string, name = `file${++this.#files}`): string {
+  file(text: string, name = `file${++this.#files}`, mode = 0o600): string {
     const path = join(this.folder, name);
-    writeFileSync(path, text, { mode: 0o600 });
+    writeFileSync(path, text, { mode });
     return path;
   }
 
@@ -214,6 +219,7 @@ export class Lab {
   closeNow(): void {
     for (const background of this.processes) background.signal("SIGKILL");
     this.#removeNamespaces();
+    for (const name of this.#interfaces) rmSync(`/var/run/wireguard/${name}.sock`, { force: true });
     rmSync(this.folder, { recursive: true, force: true });
     openLabs.delete(this);
   }
@@ -235,6 +241,12 @@ for (const [signal, number] of [["SIGINT", 2], ["SIGTERM", 15], ["SIGHUP", 1]] a
 
 export function sleep(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+/** Work that goes on beside the test and is awaited later: should the test fail before, its own failure is no news. */
+export function beside<T>(work: Promise<T>): Promise<T> {
+  work.catch(() => {});
+  return work;
 }
 
 /** Waits until `probe` says something true. @throws what was awaited, when it does not come */
@@ -265,8 +277,10 @@ function words(line: string | string[]): string[] {
   return typeof line === "string" ? line.split(" ").filter(Boolean) : line;
 }
 
+/** What runs in a namespace of ours is ours: daemons that went to the background, too. */
 function removeNamespace(name: string): void {
   try {
+    for (const pid of ip("netns", "pids", name).split("\n").filter(Boolean)) process.kill(Number(pid), "SIGKILL");
     ip("netns", "del", name);
   } catch {
     // the test removed it

@@ -2,6 +2,7 @@
 //
 //   WASMGUARD_RUNTIMES  ours on which runtimes: executables parted by commas; default: the one that runs the tests
 //   WASMGUARD_PEER      the other end; default: wireguard-go as build/peers.mjs finds it. "self": our own
+//   WASMGUARD_CLI       our command; default: dist/cli.js
 //   WASMGUARD_LONG      1: also what takes minutes
 
 import { execFileSync } from "node:child_process";
@@ -19,7 +20,7 @@ export interface Implementation {
 
 export const long = process.env.WASMGUARD_LONG === "1";
 
-const CLI = fileURLToPath(new URL("../../dist/cli.js", import.meta.url));
+const CLI = process.env.WASMGUARD_CLI || fileURLToPath(new URL("../../dist/cli.js", import.meta.url));
 
 /** Ours on one runtime. @param executable  a path of node or deno; any other program is taken as it is */
 export function onRuntime(executable: string): Implementation {

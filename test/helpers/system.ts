@@ -7,7 +7,7 @@
 //   │ port 1001                       fd00:bb::1/64 ── fd00:bb::2/64  port 1002
 //   └──────────────────────────┘                  └──────────────────────────┘
 
-import { connect } from "node:net";
+import { Socket, connect } from "node:net";
 import { existsSync } from "node:fs";
 import { generateKeyPairSync, randomBytes } from "node:crypto";
 import { suite } from "uvu";
@@ -139,6 +139,11 @@ export class Side {
     await this.namespace.run(`ping -n -c 1 -W 2 ${options} ${address}`);
   }
 
+  /** The same where a handshake may have to be tried again, which comes after 5 s. */
+  async pingSoon(address: string): Promise<void> {
+    await this.namespace.run(`ping -n -c 1 -i 0.5 -w 9 ${address}`);
+  }
+
   /** Makes the daemon end and checks that it left no socket. */
   async stop(): Promise<void> {
     this.daemon.signal("SIGTERM");
@@ -233,6 +238,22 @@ export function answers(name: string): Promise<boolean> {
   });
 }
 
+/** Sends text to an interface's control socket. @returns what came until the first empty line, or the end */
+export function request(name: string, text: string): Promise<string> {
+  return new Promise((resolve, reject) => {
+    let reply = "";
+    const socket = new Socket();
+    socket.setTimeout(5000, () => socket.destroy(new Error(`no reply, only ${JSON.stringify(reply)}`)));
+    socket.on("data", (chunk) => {
+      reply += chunk;
+      if (reply.endsWith("\n\n")) socket.end();
+    });
+    socket.on("close", () => resolve(reply));
+    socket.on("error", reject);
+    socket.connect(socketPath(name), () => socket.write(text));
+  });
+}
+
 export interface IperfOptions {
   /** "-R", "-P 10", "-u -b 20M", ...; default none: one TCP stream from client to server */
   options?: string;
@@ -249,7 +270,7 @@ export interface IperfResult {
   /** UDP, of the receiver */
   lostPackets: number;
   packets: number;
-  /** bytes of every second */
+  /** bytes of every second, or what -i says */
   intervals: number[];
 }
 
@@ -266,7 +287,7 @@ export async function iperf(
   const { stdout, stderr } = await client.namespace.try(line, { timeoutMs: seconds * 1000 + 30_000 });
   await service.stop();
   const report = stdout.startsWith("{") ? JSON.parse(stdout) : { error: stderr };
-  if (report.error) throw new Error(`${line}: ${report.error}\n${service.output()}`);
+  if (!report.end || report.error) throw new Error(`${line}: ${report.error}\n${service.output()}`);
   const { end, intervals } = report;
   const received = end.sum_received ?? end.sum;
   return {

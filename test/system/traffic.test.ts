@@ -67,7 +67,7 @@ systemSuite("traffic", (test) => {
       assert.equal((await b.peer(a)).latestHandshake, 0);
       await b.set(`peer ${a.keys.publicKey} preshared-key ${b.file((await a.peer(b)).presharedKey!)}`);
       // the handshake is tried again after 5 s
-      await a.ping(INNER.b[4], "-c 10 -i 1 -w 10");
+      await a.pingSoon(INNER.b[4]);
       await lab.clear();
     }
   });
