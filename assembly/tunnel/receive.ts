@@ -29,7 +29,7 @@ import { beginOutput, kick, putDeliver } from "./output";
 import { count, NO_SESSION, Peer, PENDING_CONFIRMED, PENDING_HANDSHAKE, PENDING_ROAMED, sessionAt } from "./peer";
 import { queueHandshake } from "./queue";
 import { replayCheck, replayUpdate } from "./replay";
-import { Session, sessionExpired } from "./session";
+import { REJECT_AFTER_MESSAGES, Session, sessionExpired } from "./session";
 import { anyAuthenticatedReceived, anyAuthenticatedTraversal, dataReceived, post } from "./timers";
 
 const IPV4_HEADER_LEN: u32 = 20;
@@ -99,7 +99,8 @@ function receiveData(message: usize, len: u32, endpoint: usize, tos: u32, now: u
   const session = sessionAt(peer, slot);
   const counter = load<u64>(message, DATA_COUNTER);
   if (sessionExpired(session, now)) return refused(peer, DROP_SESSION_EXPIRED);
-  if (!replayCheck(session.replay, counter)) return refused(peer, DROP_REPLAYED);
+  if (!replayCheck(session.replay, counter))
+    return refused(peer, counter >= REJECT_AFTER_MESSAGES ? DROP_SESSION_EXPIRED : DROP_REPLAYED);
   const packet = message + DATA_HEADER_LEN;
   const sealedLen = len - DATA_HEADER_LEN;
   if (!packetOpen(packet, packet, sealedLen, session.receivingKey, counter)) return refused(peer, DROP_BAD_TAG);

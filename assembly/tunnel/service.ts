@@ -58,7 +58,9 @@ function settle(peer: Peer, time: u64): void {
   if (pending & PENDING_TIMER) place(peer);
   let flush = (pending & PENDING_FLUSH) != 0;
   if (pending & PENDING_CONFIRMED && confirmSession(peer)) flush = true;
-  if (pending & PENDING_KEEPALIVE) sendKeepalive(peer, time);
+  // A persistent keepalive that had no endpoint to go to has armed no timer for the next: now is its time.
+  const overdue = flush && peer.persistentKeepalive && !timerDeadline(peer, TIMER_SEND_PERSISTENT_KEEPALIVE);
+  if (pending & PENDING_KEEPALIVE || overdue) sendKeepalive(peer, time);
   else if (flush) sendStaged(peer, time);
   if (pending & PENDING_HANDSHAKE && !sendInitiation(peer, false, time)) post(peer, PENDING_HANDSHAKE);
 }

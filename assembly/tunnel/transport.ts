@@ -5,8 +5,8 @@ import { packetSeal } from "../crypto/aead";
 import { AUTHTAG_LEN, DATA_COUNTER, DATA_HEADER_LEN, DATA_RECEIVER, MESSAGE_DATA, PADDING_MULTIPLE } from "../protocol";
 import { nextCounter, Session } from "./session";
 
-/** The most a packet may hold for its message to fit a UDP datagram. */
-export const PACKET_LEN_MAX: u32 = 65507 - DATA_HEADER_LEN - AUTHTAG_LEN;
+/** The most a packet may hold for its message, padded, to fit a UDP datagram. */
+export const PACKET_LEN_MAX: u32 = (65507 - DATA_HEADER_LEN - AUTHTAG_LEN) & ~(PADDING_MULTIPLE - 1);
 
 /** Length after padding: to PADDING_MULTIPLE, but never past the MTU (0 = no limit). */
 // @ts-ignore: decorator

@@ -123,7 +123,7 @@ class Real {
       const family = view.getUint32(RECORD + ALLOWED_IP_FAMILY, true);
       const length = lengthOf(family);
       const addr = u8.slice(RECORD + ALLOWED_IP_ADDR, RECORD + ALLOWED_IP_ADDR + 16);
-      assert.ok(addr.slice(length).every((byte) => byte === 0));
+      assert.ok(addr.slice(length).every((byte) => byte === 0), "the rest of an IPv4 record is zero");
       list.push(text({ family, addr: addr.slice(0, length), cidr: view.getUint32(RECORD + ALLOWED_IP_CIDR, true) }));
     }
     return list;
