@@ -34,7 +34,7 @@ function run(data: LaneData): void {
       const packets = reader.receive();
       if (lane.stopped || packets === CLOSED) return;
       if (packets === 0) continue;
-      clock.stamp();
+      clock.stampMono();
       random.refill();
       const outs = core.exports.deviceSend(packets);
       if (outs < 0) throw new Error(`deviceSend: status ${outs}`);
@@ -49,7 +49,7 @@ function run(data: LaneData): void {
     const datagrams = receiver.receive();
     if (lane.stopped || datagrams === CLOSED) return;
     for (let first = 0; first < datagrams; ) {
-      clock.stamp();
+      clock.stampMono();
       random.refill();
       const next = core.exports.deviceReceive(first, datagrams);
       if (next <= first) throw new Error(`deviceReceive: status ${next}`);

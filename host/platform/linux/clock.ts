@@ -20,9 +20,13 @@ export class LinuxClock implements Clock {
   }
 
   stamp(): void {
-    const { blockAddress } = this.#thread;
-    this.#libc.clockGettime(CLOCK_BOOTTIME, blockAddress + THREAD_MONO);
-    this.#libc.clockGettime(CLOCK_REALTIME, blockAddress + THREAD_WALL);
+    this.stampMono();
+    this.#libc.clockGettime(CLOCK_REALTIME, this.#thread.blockAddress + THREAD_WALL);
+  }
+
+  /** The monotonic clock alone: all that a lane's calls of the core look at. */
+  stampMono(): void {
+    this.#libc.clockGettime(CLOCK_BOOTTIME, this.#thread.blockAddress + THREAD_MONO);
   }
 
   now(): number {
