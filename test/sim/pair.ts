@@ -41,7 +41,9 @@ export function openPair(build: CoreBuild, options: PeerOptions = {}, seed = 1):
  * heard the other's last word, so that no timer is armed but the one that zeroes keys; what was sent is forgotten.
  */
 export function openSession(build: CoreBuild, options: PeerOptions = {}, seed = 1): Pair {
-  const pair = openPair(build, options, seed);
+  // Keepalives come last: with them from the start, both sides would begin at once.
+  const { keepalive, ...rest } = options;
+  const pair = openPair(build, rest, seed);
   const { sim, a, b } = pair;
   pair.data(a);
   sim.run(40 * MS);
@@ -49,6 +51,11 @@ export function openSession(build: CoreBuild, options: PeerOptions = {}, seed = 
   sim.run(15 * MS);
   a.keepalive(pair.bAtA);
   sim.run(15 * MS);
+  if (keepalive) {
+    a.setKeepalive(pair.bAtA, keepalive);
+    b.setKeepalive(pair.aAtB, keepalive);
+    sim.run(15 * MS);
+  }
   assert.equal(a.info(pair.bAtA).sessions, 2, "a has a current session");
   assert.equal(b.info(pair.aAtB).sessions, 2, "b has a current session");
   forget(sim);
