@@ -3,7 +3,7 @@
 // Plain JavaScript, since Node 20 takes no TypeScript as a worker's entry.
 import { parentPort, workerData } from "node:worker_threads";
 
-const { module, memory, thread, words, peers, rounds } = workerData;
+const { module, memory, thread, busy, words, peers, rounds } = workerData;
 const core = new WebAssembly.Instance(module, { env: { memory } }).exports;
 core.bindThread(thread);
 // words of the test: see `Words` there
@@ -15,7 +15,7 @@ const LOCKED = at(2);
 const INSIDE = at(16 + thread);
 const FIELD = at(32); // 64 words that are equal outside of write sections
 const PENDING = at(128); // one a peer
-const report = { runs: 0, changes: 0, torn: 0, posted: 0 };
+const report = { runs: 0, changes: 0, torn: 0, unmarked: 0, posted: 0 };
 
 // Not atomic, as the data path's loads are.
 function isTorn() {
@@ -30,6 +30,8 @@ parentPort.postMessage("ready");
 while (!Atomics.load(i32, STOP) || report.runs < rounds) {
   core.enterRun();
   Atomics.store(i32, INSIDE, 1);
+  if (Atomics.load(i32, busy / 4) !== 1) report.unmarked++;
+  if (!report.runs) Atomics.wait(i32, STOP, 0, 20 * thread); // the first is so long that the main thread sleeps
   if (isTorn()) report.torn++;
   const generation = i32[FIELD];
   if (generation !== last) report.changes++;
@@ -48,6 +50,7 @@ while (!Atomics.load(i32, STOP) || report.runs < rounds) {
 
   if (report.runs <= rounds) {
     core.lockSpin(LOCK);
+    if (report.runs % 256 === 0) Atomics.wait(i32, STOP, 0, 0.1); // long enough that whoever wants it sleeps
     i32[LOCKED]++;
     core.unlockSpin(LOCK);
   }
