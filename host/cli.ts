@@ -10,6 +10,7 @@ import { type CoreBuild, compileCore, createCore } from "./core.ts";
 import { Daemon } from "./daemon.ts";
 import { WasmguardError } from "./errors.ts";
 import { decodeBase64Key, encodeBase64Key, generatePresharedKey, generatePrivateKey } from "./keys.ts";
+import { LANES_MAX } from "./lanes.ts";
 import { createLogger, type LogLevel, parseLogLevel } from "./log.ts";
 import { openLibc } from "./platform/linux/libc.ts";
 import { fillRandom } from "./platform/random.ts";
@@ -28,6 +29,7 @@ Options:
       --max-peers N       room for N peers (default 4096)
       --max-allowed-ips N room for N allowed IPs (default 262144)
       --core BUILD        plain, relaxed or auto (default): which build of the core to run
+      --lanes N           N pairs of worker threads, for machines with more cores (default 1)
       --no-offload        one packet a system call to TUN and UDP at most, for drivers that get it wrong
       --version           write the version
   -h, --help              write this
@@ -46,6 +48,7 @@ const options = {
   "max-allowed-ips": { type: "string" },
   core: { type: "string" },
   "no-offload": { type: "boolean" },
+  lanes: { type: "string" },
 } as const;
 
 type Values = { [name in keyof typeof options]?: (typeof options)[name]["type"] extends "boolean" ? boolean : string };
@@ -93,6 +96,7 @@ interface DaemonSettings {
   maxNodes?: number;
   build?: CoreBuild;
   offload: boolean;
+  lanes?: number;
 }
 
 function daemonSettings(values: Values): DaemonSettings {
@@ -103,7 +107,7 @@ function daemonSettings(values: Values): DaemonSettings {
     throw new UsageError(`--core ${core} is none of plain, relaxed, auto`);
   }
   const build = core === "plain" || core === "relaxed" ? core : undefined;
-  return { maxPeers, maxNodes: prefixes && prefixes * 2, build, offload: !values["no-offload"] };
+  return { maxPeers, maxNodes: prefixes && prefixes * 2, build, offload: !values["no-offload"], lanes: number("--lanes", values.lanes, LANES_MAX) };
 }
 
 function number(name: string, text: string | undefined, max: number): number | undefined {

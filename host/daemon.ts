@@ -12,7 +12,7 @@ import { type CoreBuild, compileCore, createCore } from "./core.ts";
 import { Device } from "./device.ts";
 import { type CoreEvent, Driver } from "./driver.ts";
 import type { WasmguardError } from "./errors.ts";
-import { DAEMON_THREADS, Lanes } from "./lanes.ts";
+import { daemonThreads, Lanes } from "./lanes.ts";
 import type { Logger } from "./log.ts";
 import { LinuxClock } from "./platform/linux/clock.ts";
 import { openLibc } from "./platform/linux/libc.ts";
@@ -35,6 +35,8 @@ export interface DaemonOptions {
   maxPeers?: number;
   maxNodes?: number;
   build?: CoreBuild;
+  /** pairs of worker threads, 1..LANES_MAX; default 1. An inherited TUN has one queue, and so one pair. */
+  lanes?: number;
   /** super-packets through TUN and UDP (virtio header, UDP_SEGMENT, UDP_GRO); default true */
   offload?: boolean;
   /** the interface or the socket was removed, or a lane failed: the daemon has stopped */
@@ -75,11 +77,12 @@ export class Daemon {
   #stopping: Promise<boolean> | null = null;
 
   private constructor(options: DaemonOptions, module: WebAssembly.Module) {
-    const { name, tunFd, log, maxPeers, maxNodes, offload = true } = options;
+    const { name, tunFd, log, maxPeers, maxNodes, lanes = 1, offload = true } = options;
     const libc = this.#libc;
     this.#options = options;
-    this.#tun = tunFd === undefined ? openTun(libc, { name, mtu: DAEMON_MTU, vnetHeader: offload }) : adoptTun(libc, tunFd);
-    const core = createCore(module, fillRandom, { maxPeers, maxNodes, threads: DAEMON_THREADS });
+    this.#tun = tunFd === undefined ? openTun(libc, { name, mtu: DAEMON_MTU, vnetHeader: offload, multiQueue: lanes > 1 }) : adoptTun(libc, tunFd);
+    const pairs = tunFd === undefined ? lanes : 1;
+    const core = createCore(module, fillRandom, { maxPeers, maxNodes, threads: daemonThreads(pairs) });
     core.exports.deviceSetOffload(this.#tun.offload);
     this.#driver = new Driver({
       core,
@@ -91,13 +94,14 @@ export class Daemon {
     this.#network = new LinuxNetwork({
       libc,
       offload,
-      onBound: (udp) => {
+      lanes: pairs,
+      onBound: (udps) => {
         const onSourceGone = (peer: number): void => void core.exports.peerClearSource(peer);
-        this.#driver.sink = new Sender(libc, core, udp, { wait: false, onSourceGone });
+        this.#driver.sink = new Sender(libc, core, udps[0], { wait: false, onSourceGone });
         this.#lanes = new Lanes({
           core,
-          tun: this.#tun.handle,
-          udp,
+          tuns: udps.map((_, i) => (i === 0 ? this.#tun.handle : this.#tun.openQueue())),
+          udps,
           onKick: () => this.#driver.service(),
           onErrors: (direction, errors) => log.verbose(`errors ${direction}: ${errors.map(([code, n]) => `${code} ${n}`).join(", ")}`),
           onEnd: (_, error) => this.#laneEnded(error),

@@ -1,7 +1,10 @@
-// The worker threads of the daemon, seen from the main thread: start, wake, stop. One lane a direction.
+// The worker threads of the daemon, seen from the main thread: start, wake, stop. One pair of lanes, out and in, is the
+// default; more share the interface's queues and the port (--lanes N): the kernel keeps a flow on one queue, and a peer
+// on one socket, so order within a flow is kept.
 
 import { Worker } from "node:worker_threads";
 import type { Core } from "./core.ts";
+import { THREAD_MAX } from "../assembly/abi.ts";
 import { WasmguardError } from "./errors.ts";
 import type { TunHandle } from "./platform/linux/tun.ts";
 import type { UdpHandle } from "./platform/linux/udp.ts";
@@ -13,7 +16,7 @@ export interface LaneData {
   direction: Direction;
   module: WebAssembly.Module;
   memory: WebAssembly.Memory;
-  /** of the core: 1 out, 2 in */
+  /** of the core */
   thread: number;
   tun: TunHandle;
   udp: UdpHandle;
@@ -32,16 +35,22 @@ export type LaneMessage =
   | { type: "end"; direction: Direction }
   | { type: "failed"; direction: Direction; reason: string };
 
-/** Threads of the core that a daemon takes: main, out, in. */
-export const DAEMON_THREADS = 3;
+/** Pairs of lanes at most: the core has THREAD_MAX thread blocks, one of them the main thread's. */
+export const LANES_MAX = Math.floor((THREAD_MAX - 1) / 2);
 
-const THREAD: Record<Direction, number> = { out: 1, in: 2 };
+/** Threads of the core that a daemon with so many pairs of lanes takes. */
+export function daemonThreads(lanes: number): number {
+  return 1 + 2 * lanes;
+}
+
 const STOP_TIMEOUT_MS = 1000;
 
 export interface LanesOptions {
   core: Core;
-  tun: TunHandle;
-  udp: UdpHandle;
+  /** a queue of the interface for each pair */
+  tuns: TunHandle[];
+  /** a socket for each pair */
+  udps: UdpHandle[];
   /** the core has work for the main thread */
   onKick: () => void;
   onErrors: (direction: Direction, errors: [code: string, count: number][]) => void;
@@ -52,12 +61,15 @@ export interface LanesOptions {
 export class Lanes {
   readonly #options: LanesOptions;
   readonly #control = new Int32Array(new SharedArrayBuffer(CONTROL_LEN));
-  readonly #workers = new Map<Direction, { worker: Worker; exited: Promise<unknown> }>();
+  readonly #exits: Promise<unknown>[] = [];
 
   constructor(options: LanesOptions) {
     this.#options = options;
-    this.#start("out");
-    this.#start("in");
+    const { tuns, udps } = options;
+    for (let lane = 0; lane < udps.length; lane++) {
+      this.#start("out", 1 + 2 * lane, tuns[lane], udps[lane]);
+      this.#start("in", 2 + 2 * lane, tuns[lane], udps[lane]);
+    }
   }
 
   /**
@@ -67,7 +79,7 @@ export class Lanes {
   async stop(wake: () => void): Promise<boolean> {
     Atomics.store(this.#control, CONTROL_STOP, 1);
     wake();
-    const all = Promise.all([...this.#workers.values()].map(({ exited }) => exited)).then(() => true);
+    const all = Promise.all(this.#exits).then(() => true);
     let timer: ReturnType<typeof setTimeout> | undefined;
     const late = new Promise<boolean>((resolve) => (timer = setTimeout(resolve, STOP_TIMEOUT_MS, false)));
     const ended = await Promise.race([all, late]);
@@ -75,21 +87,18 @@ export class Lanes {
     return ended;
   }
 
-  #start(direction: Direction): void {
-    const { core, tun, udp } = this.#options;
-    const data: LaneData = {
-      direction, module: core.module, memory: core.memory, thread: THREAD[direction], tun, udp,
-      control: this.#control.buffer as SharedArrayBuffer,
-    };
+  #start(direction: Direction, thread: number, tun: TunHandle, udp: UdpHandle): void {
+    const { module, memory } = this.#options.core;
+    const control = this.#control.buffer as SharedArrayBuffer;
+    const data: LaneData = { direction, module, memory, thread, tun, udp, control };
     const entry = new URL(import.meta.url.endsWith(".ts") ? "../dist/lane.js" : "./lane.js", import.meta.url);
     const worker = new Worker(entry, { workerData: data });
-    const exited = new Promise((resolve) => worker.once("exit", resolve));
-    this.#workers.set(direction, { worker, exited });
-    worker.on("message", (message: LaneMessage) => this.#receive(message));
-    worker.on("error", (error: Error) => this.#end(direction, error.message));
+    this.#exits.push(new Promise((resolve) => worker.once("exit", resolve)));
+    worker.on("message", (message: LaneMessage) => this.#receive(message, thread));
+    worker.on("error", (error: Error) => this.#end(direction, thread, error.message));
   }
 
-  #receive(message: LaneMessage): void {
+  #receive(message: LaneMessage, thread: number): void {
     switch (message.type) {
       case "kick":
         // Cleared first: what comes after this is a new kick.
@@ -100,15 +109,15 @@ export class Lanes {
         this.#options.onErrors(message.direction, message.errors);
         return;
       case "end":
-        this.#end(message.direction, null);
+        this.#end(message.direction, thread, null);
         return;
       case "failed":
-        this.#end(message.direction, message.reason);
+        this.#end(message.direction, thread, message.reason);
     }
   }
 
-  #end(direction: Direction, reason: string | null): void {
-    this.#options.core.exports.threadEnded(THREAD[direction]);
+  #end(direction: Direction, thread: number, reason: string | null): void {
+    this.#options.core.exports.threadEnded(thread);
     if (Atomics.load(this.#control, CONTROL_STOP)) return;
     const error = reason === null ? null : new WasmguardError("ERR_LANE", `The lane "${direction}" failed: ${reason}`);
     this.#options.onEnd(direction, error);

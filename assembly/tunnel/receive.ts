@@ -16,9 +16,9 @@ import {
   MESSAGE_DATA, MESSAGE_HANDSHAKE_COOKIE, MESSAGE_HANDSHAKE_INITIATION, MESSAGE_HANDSHAKE_RESPONSE,
   REKEY_AFTER_TIME_RECEIVING_MS, RESPONSE_LEN,
 } from "../protocol";
-import { threadBase } from "../memory";
+import { map, threadBase } from "../memory";
 import { coalesce, coalesceBegin, coalesceEnd } from "../offload/coalesce";
-import { enterRun, leaveRun } from "../threads/lock";
+import { enterRun, leaveRun, lockSpin, unlockSpin } from "../threads/lock";
 import { allowedIpLookup } from "./allowedips";
 import { deviceIsUp, DEVICE_OFFLOAD, drop } from "./device";
 import { setEndpoint } from "./endpoint";
@@ -29,7 +29,7 @@ import { beginOutput, kick, putDeliver } from "./output";
 import { count, NO_SESSION, Peer, PENDING_CONFIRMED, PENDING_HANDSHAKE, PENDING_ROAMED, sessionAt } from "./peer";
 import { queueHandshake } from "./queue";
 import { replayCheck, replayUpdate } from "./replay";
-import { REJECT_AFTER_MESSAGES, Session, sessionExpired } from "./session";
+import { REJECT_AFTER_MESSAGES, Session, SESSION_REPLAY_LOCK, sessionExpired } from "./session";
 import { anyAuthenticatedReceived, anyAuthenticatedTraversal, dataReceived, post } from "./timers";
 
 const IPV4_HEADER_LEN: u32 = 20;
@@ -89,6 +89,25 @@ function innerLength(packet: usize, len: u32): u32 {
   return total > len ? 0 : total;
 }
 
+/** A main thread, one lane out, one lane in: whoever receives then has the replay windows to itself. */
+const THREADS_OF_ONE_LANE: u32 = 3;
+
+/** Marks the counter of an authentic packet. @returns false when another lane was given the same packet, and was first */
+// @ts-ignore: decorator
+@inline
+function accept(session: Session, counter: u64): bool {
+  if (map().threads <= THREADS_OF_ONE_LANE) {
+    replayUpdate(session.replay, counter);
+    return true;
+  }
+  const lock = changetype<usize>(session) + SESSION_REPLAY_LOCK;
+  lockSpin(lock);
+  const fresh = replayCheck(session.replay, counter);
+  if (fresh) replayUpdate(session.replay, counter);
+  unlockSpin(lock);
+  return fresh;
+}
+
 /** @returns a drop reason, or DROP_NONE: a keepalive, or a DELIVER record was put */
 function receiveData(message: usize, len: u32, endpoint: usize, tos: u32, now: u64): u32 {
   if (len < <u32>DATA_KEEPALIVE_LEN) return DROP_BAD_LENGTH;
@@ -106,7 +125,7 @@ function receiveData(message: usize, len: u32, endpoint: usize, tos: u32, now: u
   if (!packetOpen(packet, packet, sealedLen, session.receivingKey, counter)) return refused(peer, DROP_BAD_TAG);
 
   // Authentic: from here on, state changes.
-  replayUpdate(session.replay, counter);
+  if (!accept(session, counter)) return refused(peer, DROP_REPLAYED);
   if (setEndpoint(peer, endpoint)) post(peer, PENDING_ROAMED);
   if (slot == peer.next && !session.confirmed) {
     atomic.store<u32>(changetype<usize>(session), 1, offsetof<Session>("confirmed"));

@@ -2,8 +2,8 @@
 // a peer's three a packet may use.
 //
 // Keys and indices are written once, by the main thread with the device locked, and read by every thread inside a run.
-// The send counter is atomic (a keepalive of the main thread and data of a worker draw from it); the replay window
-// belongs to the receiving thread.
+// The send counter is atomic (a keepalive of the main thread and data of a worker draw from it). The replay window
+// belongs to the receiving thread; with more lanes than one it has a lock, for a peer whose address changes in the middle.
 
 import { COUNTER_WINDOW_SIZE, REJECT_AFTER_TIME_MS } from "../protocol";
 import { wipe } from "../memory";
@@ -27,7 +27,7 @@ export class Session {
   sendingValid: u32; //           92
   isInitiator: u32; //            96
   confirmed: u32; //             100  a packet authenticated under it: it may leave "next"; any thread, atomic
-  private replayCounter: u64; // 104  the replay window, REPLAY_SIZE bytes
+  private replayCounter: u64; // 104  the replay window, REPLAY_SIZE bytes; behind it, SESSION_REPLAY_LOCK
 
   // @ts-ignore: decorator
   @inline get sendingKey(): usize { return changetype<usize>(this); }
@@ -38,6 +38,9 @@ export class Session {
 }
 
 export const SESSION_SIZE: usize = 1152;
+
+/** u32, a lock (threads/lock.ts) for the replay window, where more than one lane receives. */
+export const SESSION_REPLAY_LOCK: usize = SESSION_SIZE - 16;
 
 /** Whether the session is too old to send or accept data under. */
 // @ts-ignore: decorator
@@ -69,4 +72,4 @@ export function wipeSession(session: Session): void {
   wipe(changetype<usize>(session), SESSION_SIZE);
 }
 
-if (offsetof<Session>("replayCounter") + REPLAY_SIZE > SESSION_SIZE) ERROR("a session outgrew SESSION_SIZE");
+if (offsetof<Session>("replayCounter") + REPLAY_SIZE > SESSION_REPLAY_LOCK) ERROR("a session outgrew SESSION_SIZE");

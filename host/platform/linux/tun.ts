@@ -116,6 +116,8 @@ export class LinuxTun implements Tun {
   readonly #libc: Libc;
   /** A socket of the namespace where the interface was opened, for its ioctls. */
   readonly #control: number;
+  /** descriptors of further queues */
+  readonly #queues: number[] = [];
   #open = true;
 
   /** Call openTun or adoptTun instead. When it throws, `fd` is the caller's again. */
@@ -176,6 +178,7 @@ export class LinuxTun implements Tun {
       libc.close(fd);
       throw createError(libc, errno, name);
     }
+    this.#queues.push(fd);
     return { fd, vnetHeader: this.handle.vnetHeader };
   }
 
@@ -199,12 +202,11 @@ export class LinuxTun implements Tun {
     return sent === 1;
   }
 
-  /** Closes the descriptor; unless it was made persistent, the interface goes with its last one. */
+  /** Closes its descriptors; unless it was made persistent, the interface goes with its last one. */
   close(): void {
     if (!this.#open) return;
     this.#open = false;
-    this.#libc.close(this.handle.fd);
-    this.#libc.close(this.#control);
+    for (const fd of [this.handle.fd, ...this.#queues, this.#control]) this.#libc.close(fd);
   }
 
   /** An inherited interface may have another header and other offloads: ask for ours. @returns OFFLOAD_* */

@@ -19,6 +19,7 @@ import {
 
 const SO_SNDBUF = 7;
 const SO_RCVBUF = 8;
+const SO_REUSEPORT = 15;
 const SO_SNDBUFFORCE = 32;
 const SO_RCVBUFFORCE = 33;
 const SO_MARK = 36;
@@ -46,6 +47,8 @@ export interface UdpOptions {
   mark?: number;
   /** 4 forbids IPv6; default: both, as far as the kernel has them */
   family?: SocketFamily;
+  /** other sockets, of this program alone, share the port; default false */
+  shared?: boolean;
   /** whether runs of datagrams go through the kernel as one (UDP_SEGMENT, UDP_GRO); default true, where it can */
   offload?: boolean;
 }
@@ -57,13 +60,14 @@ export class LinuxUdp implements Udp {
   #open = true;
 
   /** @throws RangeError, SystemError (EADDRINUSE, EACCES for a low port, EPERM for a mark) */
-  constructor(libc: Libc, { port, mark = 0, family = 6, offload = true }: UdpOptions) {
+  constructor(libc: Libc, { port, mark = 0, family = 6, shared = false, offload = true }: UdpOptions) {
     if (!Number.isInteger(port) || port < 0 || port > 65535) throw new RangeError(`UDP port ${port} is not in 0..65535`);
     this.#libc = libc;
     this.handle = openSocket(libc, family);
     try {
       this.#setUp();
       if (offload) this.#setOffload();
+      if (shared) this.#set(SOL_SOCKET, SO_REUSEPORT, 1, "share the UDP port among lanes");
       if (mark !== 0) this.setMark(mark);
       this.port = this.#bind(port);
     } catch (error) {
