@@ -2,13 +2,14 @@
 //
 // A "big reader lock": each worker marks its own run in a word of its own (THREAD_BUSY), so two workers never write
 // the same cache line, and a run costs one atomic store more than no lock at all. The main thread, the only writer,
-// raises DEVICE_WRITER and waits until each of those words is 0. Writers are rare (a handshake, a `wg set`) and go first.
+// raises DEVICE_WRITER and waits until each of those words is 0. Writers are rare (a handshake, a `wg set`) and go
+// first.
 //
 // Memory ordering. Every atomic of WebAssembly is sequentially consistent, and the lock needs just that: a worker
-// stores `busy` and then loads `writer`, the main thread stores `writer` and then loads each `busy`. In the one order of
-// these four, the later store is seen by the other side's load, so never do both go on. Plain accesses in a run
-// happen before the main thread's writes (busy = 0 is stored after them and read as 0), and those happen before the next
-// run (writer = 0 is stored after them and read as 0): inside, no atomics are needed.
+// stores `busy` and then loads `writer`, the main thread stores `writer` and then loads each `busy`. In the one order
+// of these four, the later store is seen by the other side's load, so never do both go on. Plain accesses in a run
+// happen before the main thread's writes (busy = 0 is stored after them and read as 0), and those happen before the
+// next run (writer = 0 is stored after them and read as 0): inside, no atomics are needed.
 //
 // Waiting. A wait is on the word that will change, compared by the engine under its own lock, and whoever changes it
 // notifies after the store; so no wake-up is lost. The main thread calls wait only while a worker really is inside a

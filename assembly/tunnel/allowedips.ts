@@ -1,9 +1,9 @@
 // Crypto-key routing, §2: which peer owns a prefix, and whose is the longest that holds an address.
 //
 // A binary trie for each family, path-compressed, as in Linux allowedips.c: a node is a prefix; its children are longer
-// ones, by the bit after it. A node without a peer is a pure branching node and always has two children, so a new prefix
-// takes at most two nodes. The prefixes of a peer form a list, oldest first, whose ends lie in the peer: to list or
-// remove them takes time in their number, whatever else is in the tries.
+// ones, by the bit after it. A node without a peer is a pure branching node and always has two children, so a new
+// prefix takes at most two nodes. The prefixes of a peer form a list, oldest first, whose ends lie in the peer: to
+// list or remove them takes time in their number, whatever else is in the tries.
 //
 //   offset  bytes  name    a node, NODE_SIZE at map().nodes; written in write sections, read in runs (threads/lock.ts)
 //        0      8  hi      the prefix's first 64 bits as a number, bits past the cidr are 0; IPv4: 32 bits in `hi`
@@ -100,7 +100,7 @@ export function allowedIpNodesNeeded(): u32 {
   return NODES_PER_PREFIX;
 }
 
-// --- addresses as numbers ------------------------------------------------------------------------------------------------
+// --- addresses as numbers -------------------------------------------------------------------------------------------
 
 // An IPv4 address stands in the top half, so one rule of bit positions serves both families.
 // @ts-ignore: decorator
@@ -157,7 +157,7 @@ function isPrefix(family: u32, cidr: u32, peer: u32): bool {
   return (family == 4 ? cidr <= 32 : family == 6 && cidr <= 128) && peer < map().maxPeers;
 }
 
-// --- lookup: the hot path ------------------------------------------------------------------------------------------------
+// --- lookup: the hot path -------------------------------------------------------------------------------------------
 
 function lookup4(key: u32): u32 {
   let owner: u32 = 0;
@@ -193,11 +193,13 @@ function lookup6(hi: u64, lo: u64): u32 {
  */
 export function allowedIpLookup(family: u32, addr: usize): i32 {
   const owner =
-    family == 4 ? lookup4(bswap<u32>(load<u32>(addr))) : lookup6(bswap<u64>(load<u64>(addr)), bswap<u64>(load<u64>(addr, 8)));
+    family == 4
+      ? lookup4(bswap<u32>(load<u32>(addr)))
+      : lookup6(bswap<u64>(load<u64>(addr)), bswap<u64>(load<u64>(addr, 8)));
   return <i32>owner - 1;
 }
 
-// --- the pool ------------------------------------------------------------------------------------------------------------
+// --- the pool -------------------------------------------------------------------------------------------------------
 
 // @ts-ignore: decorator
 @inline
@@ -231,7 +233,7 @@ function release(node: u32): void {
   store<u32>(<usize>DEVICE_NODE_COUNT, load<u32>(<usize>DEVICE_NODE_COUNT) - 1);
 }
 
-// --- the peers' lists ----------------------------------------------------------------------------------------------------
+// --- the peers' lists -----------------------------------------------------------------------------------------------
 
 function append(node: u32): void {
   const n = at(node);
@@ -254,7 +256,7 @@ function unlink(node: u32): void {
   n.prev = 0;
 }
 
-// --- changes: main thread, in a write section -------------------------------------------------------------------------------
+// --- changes: main thread, in a write section -----------------------------------------------------------------------
 
 // The longest node that is a prefix of, or equal to, the given one; 0 = none.
 function place(family: u32, hi: u64, lo: u64, cidr: u32): u32 {
@@ -361,7 +363,7 @@ export function allowedIpRemoveAll(peer: u32): void {
   while (list.head) remove(list.head);
 }
 
-// --- listing: main thread -----------------------------------------------------------------------------------------------------
+// --- listing: main thread -------------------------------------------------------------------------------------------
 
 /** @returns the peer's oldest prefix, or 0 when it has none */
 export function allowedIpFirst(peer: u32): u32 {

@@ -1,9 +1,9 @@
 // Public key -> peer number.
 //
 // Open addressing with linear probing; a slot is a u32, peer + 1, 0 = empty, and the key is compared where it lies, in
-// the peer. SipHash-2-4 with a secret of the device's own, as anybody may offer keys of his choice for a peer. A removal
-// shifts the entries behind it back (indextable.ts). Two slots a peer: half full at worst. Public keys are no secrets:
-// comparing them may stop at the first difference.
+// the peer. SipHash-2-4 with a secret of the device's own, as anybody may offer keys of his choice for a peer. A
+// removal shifts the entries behind it back (indextable.ts). Two slots a peer: half full at worst. Public keys are no
+// secrets: comparing them may stop at the first difference.
 //
 // Only the main thread reads and writes it.
 

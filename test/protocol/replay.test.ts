@@ -47,7 +47,9 @@ const sequences: Record<string, Step[]> = {
   "downwards, one too far": [...range(WINDOW + 1, 1), [0, false]],
   "downwards, then up by one": [...range(WINDOW, 1), [WINDOW + 1, true], [0, false]],
   "downwards to zero, then up by one": [...range(WINDOW, 0), [WINDOW + 1, true], ...range(0, WINDOW + 1, false)],
-  "a jump that empties the whole bitmap": [...range(0, 8191), [5 * 8192, true], ...range(5 * 8192 - WINDOW, 5 * 8192 - 1)],
+  "a jump that empties the whole bitmap": [
+    ...range(0, 8191), [5 * 8192, true], ...range(5 * 8192 - WINDOW, 5 * 8192 - 1),
+  ],
   "a jump of the bitmap less one word": [...range(0, 8191), [16383 - 64, true], ...range(16319 - WINDOW, 8191, false)],
   "REJECT_AFTER_MESSAGES": [
     [REJECT, false], [REJECT - 1n, true], [REJECT, false], [REJECT - 1n, false], [REJECT - 2n, true],
