@@ -3,10 +3,14 @@
 // DELIVER records gather the payloads from where they were opened.
 //
 // A packet joins when its headers say nothing that the one header left could not say for both: same flow, same TTL,
-// TOS, DF and options, next sequence number, same acknowledgment and window, no flag but ACK and PSH, payload no longer
-// than the first one's, valid checksums, no fragment, no extension header. A shorter payload or PSH ends the run. One
-// flow is open at a time: packets keep their order across flows too. (A table of flows, as GRO has, was rejected: runs
-// come in one after the other as the sender's super-packets left, and order across flows is worth more.)
+// TOS, DF and options, next sequence number, same acknowledgment, window and urgent pointer, no flag but ACK, PSH and the
+// same ECE, payload no longer than the first one's, valid checksums, no fragment, no extension header. A shorter payload
+// or PSH ends the run. One flow is open at a time: packets keep their order across flows too. (A table of flows, as GRO
+// has, was rejected: runs come in one after the other as the sender's super-packets left, and order across flows is worth
+// more.)
+//
+// So segmenting a joined packet gives the same packets, byte for byte, but for the identification of IPv4 packets with
+// DF: RFC 6864 §4.1 has it ignored there, and they come out counted up from the first one's.
 
 import {
   DELIVER_CONTINUES, DELIVER_FLAGS, DELIVER_LENGTH, DELIVER_OFFSET, DELIVER_PEER, DELIVER_SIZE,
@@ -15,18 +19,17 @@ import {
 import { threadBase } from "../memory";
 import { fold, pseudoSum, sumShort, transportChecksumValid } from "./checksum";
 import {
-  be16, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, IPV4_CHECKSUM, IPV4_FRAGMENT, IPV4_HEADER_LEN, IPV4_ID, IPV4_PROTOCOL,
-  IPV4_TOTAL_LENGTH, IPV4_TTL, IPV6_HEADER_LEN, IPV6_NEXT_HEADER, IPV6_PAYLOAD_LENGTH, PROTOCOL_TCP, PROTOCOL_UDP, putBe16,
-  TCP_ACK, TCP_ACKNOWLEDGMENT, TCP_CHECKSUM, TCP_DATA_OFFSET, TCP_FLAGS, TCP_HEADER_LEN, TCP_PSH, TCP_SEQUENCE,
-  TCP_WINDOW, UDP_CHECKSUM, UDP_HEADER_LEN, UDP_LENGTH, VNET_CSUM_OFFSET, VNET_CSUM_START, VNET_F_DATA_VALID,
-  VNET_F_NEEDS_CSUM, VNET_FLAGS, VNET_GSO_SIZE, VNET_GSO_TYPE, VNET_HDR_LEN, VNET_LEN,
+  be16, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, IPV4_CHECKSUM, IPV4_DF, IPV4_FRAGMENT, IPV4_FRAGMENT_MASK, IPV4_HEADER_LEN,
+  IPV4_ID, IPV4_PROTOCOL, IPV4_TOTAL_LENGTH, IPV4_TTL, IPV6_HEADER_LEN, IPV6_NEXT_HEADER, IPV6_PAYLOAD_LENGTH,
+  PROTOCOL_TCP, PROTOCOL_UDP, putBe16, TCP_ACK, TCP_ACKNOWLEDGMENT, TCP_CHECKSUM, TCP_DATA_OFFSET, TCP_ECE, TCP_FLAGS,
+  TCP_HEADER_LEN, TCP_PSH, TCP_SEQUENCE, TCP_URGENT, TCP_WINDOW, UDP_CHECKSUM, UDP_HEADER_LEN, UDP_LENGTH,
+  VNET_CSUM_OFFSET, VNET_CSUM_START, VNET_F_DATA_VALID, VNET_F_NEEDS_CSUM, VNET_FLAGS, VNET_GSO_SIZE, VNET_GSO_TYPE,
+  VNET_HDR_LEN, VNET_LEN,
 } from "./vnet";
 
 /** Packets joined at most: more than a sender's super-packet ever has. */
 const JOIN_MAX: u32 = 64;
 const IP_LEN_MAX: u32 = 65535;
-const DF: u32 = 0x4000;
-const FRAGMENT_MASK: u32 = 0x3fff; // more fragments, and the offset
 
 /** The run being joined, in the thread block. */
 @unmanaged
@@ -127,7 +130,7 @@ function sameHeaders(f: Flow, packet: usize): bool {
     const fragment = be16(packet, IPV4_FRAGMENT);
     if (fragment != be16(first, IPV4_FRAGMENT)) return false;
     // Without DF the numbers matter; segmenting the run again gives consecutive ones.
-    if (!(fragment & DF) && be16(packet, IPV4_ID) != ((f.id + f.count) & 0xffff)) return false;
+    if (!(fragment & IPV4_DF) && be16(packet, IPV4_ID) != ((f.id + f.count) & 0xffff)) return false;
   } else {
     if (load<u32>(packet) != load<u32>(first)) return false; // version, traffic class, flow label
     if (load<u16>(packet, IPV6_NEXT_HEADER) != load<u16>(first, IPV6_NEXT_HEADER)) return false; // and hop limit
@@ -139,6 +142,10 @@ function sameHeaders(f: Flow, packet: usize): bool {
   if (f.protocol == PROTOCOL_UDP) return true;
   if (load<u32>(transport, TCP_ACKNOWLEDGMENT) != load<u32>(firstTransport, TCP_ACKNOWLEDGMENT)) return false;
   if (load<u16>(transport, TCP_WINDOW) != load<u16>(firstTransport, TCP_WINDOW)) return false;
+  if (load<u16>(transport, TCP_URGENT) != load<u16>(firstTransport, TCP_URGENT)) return false;
+  // Header length, reserved bits (AE of accurate ECN is one) and flags; PSH is the last one's.
+  const bits = load<u16>(transport, TCP_DATA_OFFSET) ^ load<u16>(firstTransport, TCP_DATA_OFFSET);
+  if (bits & ~<u16>(TCP_PSH << 8)) return false;
   for (let at: u32 = f.transport + TCP_HEADER_LEN; at < f.headers; at += 4) {
     if (load<u32>(packet + at) != load<u32>(first + at)) return false; // options
   }
@@ -158,7 +165,7 @@ export function coalesce(packet: usize, len: u32, peer: u32, joinUdp: bool): voi
   if (version == 4) {
     transport = IPV4_HEADER_LEN;
     protocol = load<u8>(packet, IPV4_PROTOCOL);
-    plain = load<u8>(packet) == 0x45 && (be16(packet, IPV4_FRAGMENT) & FRAGMENT_MASK) == 0;
+    plain = load<u8>(packet) == 0x45 && (be16(packet, IPV4_FRAGMENT) & IPV4_FRAGMENT_MASK) == 0;
     if (plain && fold(sumShort(packet, IPV4_HEADER_LEN)) != 0xffff) plain = false;
   } else {
     transport = IPV6_HEADER_LEN;
@@ -170,7 +177,7 @@ export function coalesce(packet: usize, len: u32, peer: u32, joinUdp: bool): voi
   if (plain && protocol == PROTOCOL_TCP && len >= transport + TCP_HEADER_LEN) {
     headers = transport + ((<u32>load<u8>(packet + transport, TCP_DATA_OFFSET) >> 4) << 2);
     flags = load<u8>(packet + transport, TCP_FLAGS);
-    if (headers < transport + TCP_HEADER_LEN || headers >= len || (flags & ~TCP_PSH) != TCP_ACK) plain = false;
+    if (headers < transport + TCP_HEADER_LEN || headers >= len || (flags & ~(TCP_PSH | TCP_ECE)) != TCP_ACK) plain = false;
   } else if (plain && protocol == PROTOCOL_UDP && joinUdp && len > transport + UDP_HEADER_LEN) {
     headers = transport + UDP_HEADER_LEN;
     if (be16(packet + transport, UDP_LENGTH) != len - transport || load<u16>(packet + transport, UDP_CHECKSUM) == 0)

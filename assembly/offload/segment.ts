@@ -6,10 +6,11 @@
 
 import { THREAD_SEGMENT, THREAD_SEGMENT_SIZE } from "../abi";
 import { threadBase } from "../memory";
-import { fold, pseudoSum, sum, sumShort } from "./checksum";
+import { fold, pseudoSum, sum, sumShort, word } from "./checksum";
 import {
-  be16, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, IPV4_CHECKSUM, IPV4_HEADER_LEN, IPV4_ID, IPV4_TOTAL_LENGTH,
-  IPV6_HEADER_LEN, IPV6_PAYLOAD_LENGTH, PROTOCOL_TCP, PROTOCOL_UDP, putBe16, TCP_CHECKSUM, TCP_CWR, TCP_DATA_OFFSET,
+  be16, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, IPV4_CHECKSUM, IPV4_FRAGMENT, IPV4_FRAGMENT_MASK,
+  IPV4_HEADER_LEN, IPV4_ID, IPV4_PROTOCOL, IPV4_TOTAL_LENGTH, IPV6_DESTINATION_OPTIONS, IPV6_HEADER_LEN,
+  IPV6_HOP_OPTIONS, IPV6_NEXT_HEADER, IPV6_PAYLOAD_LENGTH, IPV6_ROUTING, PROTOCOL_TCP, PROTOCOL_UDP, putBe16, TCP_CHECKSUM, TCP_CWR, TCP_DATA_OFFSET,
   TCP_FIN, TCP_FLAGS, TCP_HEADER_LEN, TCP_PSH, TCP_SEQUENCE, UDP_CHECKSUM, UDP_HEADER_LEN, UDP_LENGTH,
   VNET_CSUM_OFFSET, VNET_CSUM_START, VNET_F_NEEDS_CSUM, VNET_FLAGS, VNET_GSO_SIZE, VNET_GSO_TYPE, VNET_LEN,
 } from "./vnet";
@@ -32,6 +33,7 @@ class Super {
   id: u32; //          36  IPv4: of the next segment
   flags: u32; //       40  TCP: as the super-packet has them
   current: usize; //   44  the segment that segmentNext prepared
+  pseudo: u32; //      48  sum of the pseudo-header without the length
 }
 
 // Where the super-packet's headers are kept while segments are cut.
@@ -58,8 +60,32 @@ function complete(packet: usize, len: u32): bool {
   return true;
 }
 
+/** Whether the headers from the IPv6 header to `transport` are options and routing, and lead to `protocol`. */
+function leadsTo(packet: usize, transport: u32, protocol: u32): bool {
+  let next = <u32>load<u8>(packet, IPV6_NEXT_HEADER);
+  let at: u32 = IPV6_HEADER_LEN;
+  while (at < transport && (next == IPV6_HOP_OPTIONS || next == IPV6_ROUTING || next == IPV6_DESTINATION_OPTIONS)) {
+    next = load<u8>(packet + at);
+    at += (<u32>load<u8>(packet + at, 1) + 1) << 3;
+  }
+  return at == transport && next == protocol;
+}
+
+/** Whether the IP header of a super-packet agrees with its length, and its transport begins where the virtio header says. */
+function networkAgrees(packet: usize, len: u32, version: u32, transport: u32, protocol: u32): bool {
+  if (version == 4) {
+    return (
+      transport >= IPV4_HEADER_LEN && transport == (<u32>load<u8>(packet) & 15) << 2 &&
+      be16(packet, IPV4_TOTAL_LENGTH) == len && (be16(packet, IPV4_FRAGMENT) & IPV4_FRAGMENT_MASK) == 0 &&
+      load<u8>(packet, IPV4_PROTOCOL) == protocol
+    );
+  }
+  return be16(packet, IPV6_PAYLOAD_LENGTH) + IPV6_HEADER_LEN == len && leadsTo(packet, transport, protocol);
+}
+
 /**
- * Looks at a packet with its virtio header before it.
+ * Looks at a packet of at least 20 bytes with its virtio header before it. hdr_len is the sender's hint and may be
+ * anything; every other field, and the IP header's length, must be true (one cut short by the reader is not).
  * @returns 0: send it whole (its checksum is made); 1: take its segments with segmentNext; -1: its header is impossible
  */
 export function segmentBegin(packet: usize, len: u32): i32 {
@@ -70,14 +96,13 @@ export function segmentBegin(packet: usize, len: u32): i32 {
   const segment = <u32>load<u16>(header, VNET_GSO_SIZE);
   const transport = <u32>load<u16>(header, VNET_CSUM_START);
   const isTcp = type != GSO_UDP_L4;
+  const protocol = isTcp ? PROTOCOL_TCP : PROTOCOL_UDP;
+  const checksum = isTcp ? TCP_CHECKSUM : UDP_CHECKSUM;
   if (type == GSO_TCPV4 ? version != 4 : type == GSO_TCPV6 ? version != 6 : type != GSO_UDP_L4) return -1;
-  if (segment == 0 || (version != 4 && version != 6)) return -1;
-  if (version == 4) {
-    if (transport < IPV4_HEADER_LEN || transport != (<u32>load<u8>(packet) & 15) << 2) return -1;
-  } else if (transport < IPV6_HEADER_LEN) {
-    return -1;
-  }
+  if (segment == 0 || (version != 4 && version != 6) || !(load<u8>(header, VNET_FLAGS) & VNET_F_NEEDS_CSUM)) return -1;
+  if (load<u16>(header, VNET_CSUM_OFFSET) != <u16>checksum) return -1;
   if (transport + (isTcp ? TCP_HEADER_LEN : UDP_HEADER_LEN) > len) return -1;
+  if (!networkAgrees(packet, len, version, transport, protocol)) return -1;
   let headers = transport + UDP_HEADER_LEN;
   if (isTcp) {
     const tcp = (<u32>load<u8>(packet + transport, TCP_DATA_OFFSET) >> 4) << 2;
@@ -91,13 +116,20 @@ export function segmentBegin(packet: usize, len: u32): i32 {
   s.offset = 0;
   s.headers = headers;
   s.transport = transport;
-  s.segment = segment;
+  s.segment = segment < s.payload ? segment : s.payload;
   s.version = version;
-  s.protocol = isTcp ? PROTOCOL_TCP : PROTOCOL_UDP;
+  s.protocol = protocol;
   s.sequence = isTcp ? bswap<u32>(load<u32>(packet + transport, TCP_SEQUENCE)) : 0;
   s.flags = isTcp ? load<u8>(packet + transport, TCP_FLAGS) : 0;
   s.id = version == 4 ? be16(packet, IPV4_ID) : 0;
-  memory.copy(changetype<usize>(s) + HEADERS, packet, HEADERS_MAX);
+  if (version == 6 && transport > IPV6_HEADER_LEN) {
+    // With a routing header the pseudo-header has another destination: the kernel's sum knows it, less the length.
+    const sum = <u64>load<u16>(packet + transport + checksum);
+    s.pseudo = fold(sum + (word(len - transport) ^ 0xffff));
+  } else {
+    s.pseudo = fold(pseudoSum(packet, version, protocol, 0));
+  }
+  memory.copy(changetype<usize>(s) + HEADERS, packet, headers);
   return 1;
 }
 
@@ -140,7 +172,7 @@ export function segmentNext(): u32 {
   } else {
     putBe16(packet, headers - IPV6_HEADER_LEN + size, IPV6_PAYLOAD_LENGTH);
   }
-  const pseudo = pseudoSum(packet, s.version, s.protocol, transportLen);
+  const pseudo = <u64>s.pseudo + word(transportLen);
   if (s.protocol == PROTOCOL_TCP) {
     let flags = s.flags;
     if (s.offset + size != s.payload) flags &= ~(TCP_FIN | TCP_PSH);

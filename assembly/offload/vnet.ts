@@ -24,6 +24,7 @@ export const UDP_HEADER_LEN: u32 = 8;
 export const TCP_FIN: u32 = 1;
 export const TCP_PSH: u32 = 8;
 export const TCP_ACK: u32 = 16;
+export const TCP_ECE: u32 = 64;
 export const TCP_CWR: u32 = 128;
 export const TCP_SEQUENCE: usize = 4;
 export const TCP_ACKNOWLEDGMENT: usize = 8;
@@ -31,11 +32,14 @@ export const TCP_DATA_OFFSET: usize = 12;
 export const TCP_FLAGS: usize = 13;
 export const TCP_WINDOW: usize = 14;
 export const TCP_CHECKSUM: usize = 16;
+export const TCP_URGENT: usize = 18;
 export const UDP_LENGTH: usize = 4;
 export const UDP_CHECKSUM: usize = 6;
 export const IPV4_TOTAL_LENGTH: usize = 2;
 export const IPV4_ID: usize = 4;
 export const IPV4_FRAGMENT: usize = 6; // flags and offset
+export const IPV4_FRAGMENT_MASK: u32 = 0x3fff; // more fragments, and the offset
+export const IPV4_DF: u32 = 0x4000;
 export const IPV4_TTL: usize = 8;
 export const IPV4_PROTOCOL: usize = 9;
 export const IPV4_CHECKSUM: usize = 10;
@@ -43,6 +47,9 @@ export const IPV4_HEADER_LEN: u32 = 20;
 export const IPV6_PAYLOAD_LENGTH: usize = 4;
 export const IPV6_NEXT_HEADER: usize = 6;
 export const IPV6_HEADER_LEN: u32 = 40;
+export const IPV6_HOP_OPTIONS: u32 = 0;
+export const IPV6_ROUTING: u32 = 43;
+export const IPV6_DESTINATION_OPTIONS: u32 = 60;
 
 // @ts-ignore: decorator
 @inline

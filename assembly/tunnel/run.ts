@@ -2,8 +2,8 @@
 // one peer leave in one system call (UDP_SEGMENT). The last may be shorter, and ends its run.
 
 import {
-  OUT_ENDPOINT, OUT_LENGTH, OUT_MAX, OUT_RUN_COUNT_MAX, OUT_RUN_LEN_MAX, OUT_SEGMENT, OUT_SLOT, SLOTS_SIZE, SLOT_HEADROOM, SLOT_SIZE,
-  THREAD_OUT_COUNT, THREAD_RUN, THREAD_RUN_SIZE,
+  IN_MAX, OUT_ENDPOINT, OUT_LENGTH, OUT_MAX, OUT_RUN_COUNT_MAX, OUT_RUN_LEN_MAX, OUT_SEGMENT, OUT_SLOT, SLOTS_SIZE,
+  SLOT_HEADROOM, SLOT_SIZE, THREAD_OUT_COUNT, THREAD_RUN, THREAD_RUN_SIZE,
 } from "../abi";
 import { packetSeal } from "../crypto/aead";
 import { AUTHTAG_LEN, DATA_COUNTER, DATA_HEADER_LEN, DATA_RECEIVER, MESSAGE_DATA } from "../protocol";
@@ -48,8 +48,9 @@ export function runBegin(): void {
 export function runHasRoom(packets: u32, bytes: u32): bool {
   const r = run();
   const need = <u64>bytes + <u64>packets * (OVERHEAD + 32);
-  const records = load<u32>(threadBase, THREAD_OUT_COUNT) + packets / OUT_RUN_COUNT_MAX + need / 32768 + 2;
-  return <u64>r.cursor + need < <u64>r.end && records <= <u64>OUT_MAX;
+  // A super-packet leaves a record to each packet that may come after it; a run cut for its bytes holds half its limit.
+  const records = packets == 1 ? 1 : packets / OUT_RUN_COUNT_MAX + need / 32768 + 2 + IN_MAX;
+  return <u64>r.cursor + need < <u64>r.end && load<u32>(threadBase, THREAD_OUT_COUNT) + records <= <u64>OUT_MAX;
 }
 
 /**
