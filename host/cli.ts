@@ -126,9 +126,11 @@ function print(key: Uint8Array): void {
 }
 
 async function pubkey(): Promise<void> {
-  const text = readFileSync(0, "utf8").trim();
+  const chunks: Buffer[] = [];
+  for await (const chunk of process.stdin) chunks.push(chunk as Buffer);
+  const key = decodeBase64Key(Buffer.concat(chunks).toString("latin1").trim());
   const core = createCore(await compileCore(), fillRandom, { maxPeers: 1, maxNodes: 2 });
-  print(core.publicKey(decodeBase64Key(text)));
+  print(core.publicKey(key));
 }
 
 async function show(name: string | undefined, json: boolean): Promise<void> {
