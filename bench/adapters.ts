@@ -9,7 +9,7 @@ import { bench, type Sample } from "./lib/run.ts";
 import { smallPackets, tcp } from "./lib/traffic.ts";
 
 await bench("one packet a call against offloads", (run) => {
-  const { ours, theirs } = run.candidates;
+  const [theirs, ...ours] = run.few();
   const subjects = ours.flatMap((candidate) => [
     withArguments(candidate, `${candidate.name} --no-offload`, "--no-offload"),
     candidate,

@@ -6,7 +6,7 @@ import { pings } from "./lib/traffic.ts";
 
 await bench("ping through the idle tunnel", (run) =>
   withLinks(run.candidates.all, async (links) => {
-    const count = run.options.short ? 100 : 200;
+    const count = run.options.short ? 50 : 200;
     const samples = await run.rounds(links, async (link): Promise<Sample> => {
       const { median, p99, lost } = await pings(link, count, 20);
       return { "median us": median, "p99 us": p99, "lost %": lost };

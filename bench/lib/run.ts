@@ -8,7 +8,7 @@ import { basename } from "node:path";
 import process from "node:process";
 import { parseArgs } from "node:util";
 import { isBuilt, obstacle } from "../../test/helpers/peers.ts";
-import { type Candidates, findCandidates } from "./candidates.ts";
+import { type Candidate, type Candidates, findCandidates } from "./candidates.ts";
 import { figure, formatTable, median } from "./table.ts";
 
 export interface Options {
@@ -103,6 +103,14 @@ export class Run {
     this.keep(heading, Object.fromEntries(subjects.map(({ name }, i) => [name, samples[i]])));
   }
 
+  /** Who takes part where all would take too long: in a short pass, ours on one runtime alone. */
+  few(): Candidate[] {
+    const { all, ours, theirs } = this.candidates;
+    if (!this.options.short || ours.length === 1) return all;
+    this.print(`a short pass: ours on ${ours[0].name} alone`);
+    return [theirs, ours[0]];
+  }
+
   finish(): void {
     if (!this.#save) return;
     const folder = new URL("../results/", import.meta.url);
@@ -169,7 +177,7 @@ export async function bench(title: string, body: (run: Run) => Promise<void>): P
     const candidates = findCandidates(values.runtimes.split(",").filter(Boolean));
     const run = new Run(name, title, options, candidates, values.save);
     for (const line of describeMachine()) run.print(line);
-    run.print(`rounds: ${options.rounds}; medians; (ratio to ${candidates.theirs.name})`);
+    run.print(`rounds: ${options.rounds}; medians; (ratio to ${candidates.theirs.name}, or to the first line)`);
     for (const line of candidates.missing) run.print(line);
     await body(run);
     run.finish();
