@@ -251,8 +251,8 @@ for (const build of builds) {
     const { sim, a } = openStranger(build);
     const other = new Simulator({ build, seed: 2 });
     const twin = new Stranger(other, other.node());
-    const them = { privateKey: other.stream("x").bytes(32), publicKey: new Uint8Array(32) };
-    them.publicKey = publicKeyOf(them.privateKey);
+    const privateKey = other.stream("x").bytes(32);
+    const them = { privateKey, publicKey: publicKeyOf(privateKey) };
     const unknown = createInitiation(them, a.publicKey, twin.ephemeral(), 1, tai64n(2_000_000_000, 0)).message;
     const before = a.snapshot();
     a.receive({ bytes: unknown, from: "203.0.113.9:9" });

@@ -3,10 +3,9 @@
 import assert from "node:assert/strict";
 import { suite } from "uvu";
 import { builds } from "../sim/node.ts";
-import { openSession, openStranger, type Stranger } from "../sim/pair.ts";
+import { hold, openSession, openStranger, type Stranger } from "../sim/pair.ts";
 import { REJECT_AFTER_MESSAGES, REPLAY_WINDOW, SECOND } from "../sim/paper.ts";
 import { type Keys, sealData } from "../sim/reference.ts";
-import type { Datagram } from "../sim/wire.ts";
 
 const NOTHING = new Uint8Array(0);
 const WINDOW = BigInt(REPLAY_WINDOW);
@@ -87,8 +86,7 @@ for (const build of builds) {
 
   test("every datagram of a session told again, in any order: each is delivered once", () => {
     const { sim, a, b, data } = openSession(build);
-    const held: Datagram[] = [];
-    sim.wire.hook = (datagram) => void held.push(datagram) ?? [];
+    const held = hold(sim);
     for (let i = 0; i < 300; i++) data(a);
     const stream = sim.stream("shuffle");
     const twice = [...held, ...held, ...held];

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { suite } from "uvu";
 import { builds, type SimNode } from "../sim/node.ts";
-import { forget, openPair, openSession, SESSION_AGE } from "../sim/pair.ts";
+import { forget, hold, openPair, openSession, SESSION_AGE } from "../sim/pair.ts";
 import {
   INITIATIONS_IN_ALL, JITTER_MAX, jitterOf, KEEPALIVE_TIMEOUT, MS, NEW_HANDSHAKE_TIME, REJECT_AFTER_MESSAGES,
   REJECT_AFTER_TIME, REKEY_AFTER_MESSAGES, REKEY_AFTER_TIME, REKEY_ON_RECEIVE_TIME, REKEY_TIMEOUT, SECOND,
@@ -11,7 +11,6 @@ import {
 } from "../sim/paper.ts";
 import { readU32 } from "../sim/reference.ts";
 import { Simulator } from "../sim/simulator.ts";
-import type { Datagram } from "../sim/wire.ts";
 
 /** When the session that a node uses was born, ns. */
 const bornAt = (node: SimNode, peer: number): number => node.timer(peer, "zeroKeyMaterial") - ZERO_KEYS_TIME;
@@ -253,8 +252,7 @@ for (const build of builds) {
   test("rekey on receiving: the responder never begins one", () => {
     const { sim, a, b, bAtA, data } = openSession(build);
     sim.run(bornAt(a, bAtA) + REKEY_AFTER_TIME - SECOND - sim.now());
-    const held: Datagram[] = [];
-    sim.wire.hook = (datagram) => void held.push(datagram) ?? [];
+    const held = hold(sim);
     data(a);
     sim.wire.hook = undefined;
     sim.run(50 * SECOND);
@@ -284,9 +282,8 @@ for (const build of builds) {
     for (const responder of [false, true]) {
       const { sim, a, b, bAtA, aAtB, data } = openSession(build);
       const [node, peer, other] = responder ? [b, aAtB, a] : [a, bAtA, b];
-      const held: Datagram[] = [];
       sim.run(100 * SECOND);
-      sim.wire.hook = (datagram) => void held.push(datagram) ?? [];
+      const held = hold(sim);
       data(other);
       data(other);
       sim.run(bornAt(node, peer) + REJECT_AFTER_TIME - 1 - sim.now());

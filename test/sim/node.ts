@@ -417,9 +417,30 @@ export class SimNode {
 
   /** Addresses where `bytes` lie anywhere in the core's memory. */
   find(bytes: Uint8Array): number[] {
-    const memory = Buffer.from(this.core.memory.buffer as unknown as ArrayBuffer);
+    return this.findAny([bytes]);
+  }
+
+  /**
+   * Addresses where any of these pieces lies, in one walk over the memory. A piece does not begin with four zeros: most of
+   * the memory is zero, and is skipped by words.
+   */
+  findAny(pieces: Uint8Array[]): number[] {
+    const memory = this.core.u8.slice();
+    const words = new Int32Array(memory.buffer);
+    const starts = new Uint8Array(65536);
+    for (const piece of pieces) {
+      assert.ok(piece[0] | piece[1] | piece[2] | piece[3], "a piece begins with four zeros");
+      starts[piece[0] | (piece[1] << 8)] = 1;
+    }
     const found: number[] = [];
-    for (let at = memory.indexOf(bytes); at >= 0; at = memory.indexOf(bytes, at + 1)) found.push(at);
+    let at = 0;
+    for (let word = 0; word < words.length; word++) {
+      if (words[word] === 0) continue;
+      for (at = Math.max(at, word * 4 - 3); at <= word * 4 + 3; at++) {
+        if (!starts[memory[at] | (memory[at + 1] << 8)]) continue;
+        if (pieces.some((piece) => piece.every((byte, i) => memory[at + i] === byte))) found.push(at);
+      }
+    }
     return found;
   }
 

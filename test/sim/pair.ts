@@ -10,7 +10,7 @@ import {
   publicKeyOf, sealData, tai64n,
 } from "./reference.ts";
 import { Simulator } from "./simulator.ts";
-import type { Sent } from "./wire.ts";
+import type { Datagram, Sent } from "./wire.ts";
 
 export interface Pair {
   sim: Simulator;
@@ -71,6 +71,16 @@ export function forget(sim: Simulator): void {
     node.delivered = [];
     node.events = [];
   }
+}
+
+/** From now on nothing arrives: what is sent gathers in the list. */
+export function hold(sim: Simulator): Datagram[] {
+  const held: Datagram[] = [];
+  sim.wire.hook = (datagram) => {
+    held.push(datagram);
+    return [];
+  };
+  return held;
 }
 
 /** A peer of one node that is no core: tests make its messages by hand. */
