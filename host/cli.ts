@@ -2,7 +2,7 @@
 // The command: arguments and exit codes only. 0 done, 1 the system refused, 2 wrong usage.
 
 import { spawn } from "node:child_process";
-import { readFileSync } from "node:fs";
+import { readFileSync, readdirSync, readlinkSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import process from "node:process";
@@ -223,14 +223,28 @@ async function runDaemon(name: string, settings: DaemonSettings): Promise<void> 
   }
 }
 
-/** Points the standard descriptors at nothing, so that whoever waits for the end of our output need not wait for ours. */
+/**
+ * Points the standard descriptors at nothing, so that whoever waits for the end of our output need not wait for ours.
+ * Deno keeps copies of them under other numbers, which would hold a pipe open just as well.
+ */
 function letGo(keepErrors: boolean): void {
   const libc = openLibc();
+  const standard = keepErrors ? [1] : [1, 2];
+  const targets = standard.map(descriptorTarget);
+  const copies = readdirSync("/proc/self/fd").map(Number).filter((fd) => fd > 2 && targets.includes(descriptorTarget(fd)));
   const nothing = libc.open("/dev/null", 2);
   if (nothing < 0) return;
-  libc.dup2(nothing, 1);
-  if (!keepErrors) libc.dup2(nothing, 2);
+  for (const fd of [...standard, ...copies]) libc.dup2(nothing, fd);
   if (nothing > 2) libc.close(nothing);
+}
+
+/** What a descriptor of ours is: "pipe:[123]", or a path. Another text for one that is closed. */
+function descriptorTarget(fd: number): string {
+  try {
+    return readlinkSync(`/proc/self/fd/${fd}`);
+  } catch {
+    return `closed ${fd}`;
+  }
 }
 
 main(process.argv.slice(2)).catch((error: unknown) => {
