@@ -1,5 +1,6 @@
 // Compiles assembly/ to dist/core-<build>.wasm and test/assembly/*.ts to dist/test/<name>-<build>.wasm, for the builds
-// of asconfig.json: plain (Node 20) and relaxed (V8 with relaxed SIMD). One process a module, as many as there are cores.
+// of asconfig.json: plain (Node 20), relaxed (V8 with relaxed SIMD) and wide (the same, for V8 that pairs operations into
+// AVX2). One process a module, as many as there are cores.
 import { execFile } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, statSync } from "node:fs";
 import { availableParallelism } from "node:os";
@@ -8,8 +9,11 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 
 export const root = join(dirname(fileURLToPath(import.meta.url)), "..");
-export const builds = ["plain", "relaxed"];
+export const builds = ["plain", "relaxed", "wide"];
 const asc = join(root, "node_modules/assemblyscript/bin/asc.js");
+
+/** Outside of crypto/, the wide build is the relaxed one. */
+const testBuilds = (name) => (name === "crypto" ? builds : builds.filter((build) => build !== "wide"));
 
 /** Newest modification under the given files and folders, ms. */
 export function newest(...paths) {
@@ -43,7 +47,7 @@ export async function buildCore({ tests = false, only } = {}) {
     for (const file of readdirSync(join(root, "test/assembly"))) {
       const name = basename(file, ".ts");
       if (only && !only.includes(name)) continue;
-      for (const build of builds) modules.push({ entry: `test/assembly/${file}`, build, out: `dist/test/${name}-${build}.wasm` });
+      for (const build of testBuilds(name)) modules.push({ entry: `test/assembly/${file}`, build, out: `dist/test/${name}-${build}.wasm` });
     }
   const queue = modules.slice();
   const worker = async () => {

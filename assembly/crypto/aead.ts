@@ -10,8 +10,8 @@
 
 import { threadBase, wipe } from "../memory";
 import { chachaBegin, chachaMessage, hchacha20 } from "./chacha20";
+import { packetMac } from "./packetmac";
 import { poly1305 } from "./poly1305";
-import { packetMac } from "./poly1305x4";
 import { AEAD_END, CHACHA_STATE, FIRST_STREAM, POLY_TAG, SUBKEY } from "./scratch";
 
 const TAG_LEN: u32 = 16;
@@ -129,7 +129,7 @@ export function xaeadOpen(
 
 /**
  * Seals a transport packet. Leaves the key's state in the scratch: cryptoWipe() when the session ends.
- * @param dst      srcLen + 16 bytes, and 48 readable bytes of any content before them; nothing after them is touched
+ * @param dst      srcLen + 16 bytes, and 112 readable bytes of any content before them; nothing after them is touched
  * @param src      srcLen bytes; none read beyond them
  * @param key      32 bytes
  * @param counter  the packet's, used once under this key
@@ -144,7 +144,7 @@ export function packetSeal(dst: usize, src: usize, srcLen: u32, key: usize, coun
 /**
  * Opens a transport packet. Leaves the key's state in the scratch: cryptoWipe() when the session ends.
  * @param dst     srcLen - 16 bytes
- * @param src     srcLen bytes, and 48 readable bytes of any content before them; none read after them
+ * @param src     srcLen bytes, and 112 readable bytes of any content before them; none read after them
  * @param srcLen  ciphertext and tag
  * @returns false when the packet is shorter than a tag or not authentic: dst is untouched
  */

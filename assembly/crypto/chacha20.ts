@@ -8,7 +8,10 @@
 // a constant at each use).
 
 import { threadBase } from "../memory";
+import { chachaGroups8, setState8 } from "./chacha20x8";
+import { highHalves, highWords, lowHalves, lowWords, rotate7, rotate12 } from "./lanes";
 import { CHACHA_STATE, FIRST_STREAM, LAST_STREAM, STREAM_LEN } from "./scratch";
+import { CIPHER8_LEN, WIDE } from "./width";
 
 /** "expand 32-byte k" */
 const CONSTANTS: usize = memory.data<u32>([0x61707865, 0x3320646e, 0x79622d32, 0x6b206574], 16);
@@ -21,6 +24,10 @@ const ZEROS: usize = memory.data(STREAM_LEN, 16);
 
 /** Messages up to here, TCP's acknowledgements and handshakes among them, take three blocks, not a group of four. */
 const SHORT_LEN: u32 = 128;
+/** Keystream of a group of four. */
+const GROUP_LEN: u32 = 256;
+/** And of a group of eight. */
+const GROUP8_LEN: u32 = 512;
 
 /** The state at CHACHA_STATE: word n of four blocks in x[n]. */
 @unmanaged
@@ -44,43 +51,6 @@ function rotate16(x: v128, mask: v128): v128 {
 function rotate8(x: v128, mask: v128): v128 {
   if (ASC_FEATURE_RELAXED_SIMD) return i8x16.relaxed_swizzle(x, mask);
   return v128.swizzle(x, i8x16(3, 0, 1, 2, 7, 4, 5, 6, 11, 8, 9, 10, 15, 12, 13, 14));
-}
-
-// @ts-ignore: decorator
-@inline
-function rotate12(x: v128): v128 {
-  return v128.or(i32x4.shl(x, 12), i32x4.shr_u(x, 20));
-}
-
-// @ts-ignore: decorator
-@inline
-function rotate7(x: v128): v128 {
-  return v128.or(i32x4.shl(x, 7), i32x4.shr_u(x, 25));
-}
-
-// The four steps of a 4 x 4 transposition: words of two vectors interleaved, then their halves.
-// @ts-ignore: decorator
-@inline
-export function lowWords(a: v128, b: v128): v128 {
-  return v128.shuffle<u32>(a, b, 0, 4, 1, 5);
-}
-
-// @ts-ignore: decorator
-@inline
-export function highWords(a: v128, b: v128): v128 {
-  return v128.shuffle<u32>(a, b, 2, 6, 3, 7);
-}
-
-// @ts-ignore: decorator
-@inline
-export function lowHalves(a: v128, b: v128): v128 {
-  return v128.shuffle<u64>(a, b, 0, 2);
-}
-
-// @ts-ignore: decorator
-@inline
-export function highHalves(a: v128, b: v128): v128 {
-  return v128.shuffle<u64>(a, b, 1, 3);
 }
 
 /** Sets the state to a key, the 12-byte nonce of three words and block 0. */
@@ -285,6 +255,11 @@ export function chachaBegin(base: usize, key: usize, nonce0: u32, nonce1: u32, n
     chachaShort(base, key, nonce0, nonce1, nonce2);
     return;
   }
+  if (WIDE && len > CIPHER8_LEN) {
+    setState8(base, key, nonce0, nonce1, nonce2);
+    chachaGroups8(base + FIRST_STREAM, ZEROS, 1);
+    return;
+  }
   setState(base, key, nonce0, nonce1, nonce2);
   chachaGroups(base + FIRST_STREAM, ZEROS, 1);
 }
@@ -294,6 +269,13 @@ export function chachaBegin(base: usize, key: usize, nonce0: u32, nonce1: u32, n
 @inline
 function mix(dst: usize, src: usize, stream: usize, len: u32): void {
   let i: usize = 0;
+  if (WIDE)
+    for (; i + 32 <= len; i += 32) {
+      const a = v128.xor(v128.load(src + i), v128.load(stream + i));
+      const b = v128.xor(v128.load(src + i, 16), v128.load(stream + i, 16));
+      v128.store(dst + i, a);
+      v128.store(dst + i, b, 16);
+    }
   for (; i + 16 <= len; i += 16) v128.store(dst + i, v128.xor(v128.load(src + i), v128.load(stream + i)));
   if (i + 8 <= len) {
     store<u64>(dst + i, load<u64>(src + i) ^ load<u64>(stream + i));
@@ -306,6 +288,14 @@ function mix(dst: usize, src: usize, stream: usize, len: u32): void {
   for (; i < len; i++) store<u8>(dst + i, load<u8>(src + i) ^ load<u8>(stream + i));
 }
 
+/** dst = src ^ keystream for `len` bytes, whole groups. */
+// @ts-ignore: decorator
+@inline
+function nextGroups(wide: bool, dst: usize, src: usize, len: u32): void {
+  if (WIDE && wide) chachaGroups8(dst, src, len / GROUP8_LEN);
+  else chachaGroups(dst, src, len / GROUP_LEN);
+}
+
 /**
  * Encrypts or decrypts a message from block 1 on. Call after chachaBegin with the same `len`.
  * @param dst  `len` bytes; the message itself, or bytes that do not overlap it
@@ -313,15 +303,17 @@ function mix(dst: usize, src: usize, stream: usize, len: u32): void {
 // @ts-ignore: decorator
 @inline
 export function chachaMessage(base: usize, dst: usize, src: usize, len: u32): void {
-  const first: u32 = min<u32>(len, STREAM_LEN - 64);
+  const wide = WIDE && len > CIPHER8_LEN;
+  const group = wide ? GROUP8_LEN : GROUP_LEN;
+  const first: u32 = min<u32>(len, group - 64);
   mix(dst, src, base + FIRST_STREAM + 64, first);
   dst += first;
   src += first;
   len -= first;
-  const full = len & ~255;
-  if (full) chachaGroups(dst, src, full >> 8);
+  const full = len & ~(group - 1);
+  if (full) nextGroups(wide, dst, src, full);
   if (full != len) {
-    chachaGroups(base + LAST_STREAM, ZEROS, 1);
+    nextGroups(wide, base + LAST_STREAM, ZEROS, group);
     mix(dst + full, src + full, base + LAST_STREAM, len - full);
   }
 }

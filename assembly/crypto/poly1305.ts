@@ -1,28 +1,29 @@
 // Poly1305 (RFC 8439 §2.5) a block at a time, for messages with associated data: handshakes and cookies. It needs no
 // slack around its input and is the twin that poly1305x4.ts, the packets' MAC, is tested against.
 //
-// A number mod 2^130 - 5 is five limbs of 26 bits, 16 bytes apart, so that four numbers interleave into five rows of
-// four lanes: the layout in which poly1305x4.ts takes the powers of r. Limb 1 may exceed 26 bits by a few units.
+// A number mod 2^130 - 5 is five limbs of 26 bits, POLY_ROW bytes apart, so that four numbers (in the wide build eight)
+// interleave into five rows of lanes: the layout in which poly1305x4.ts and poly1305x8.ts take the powers of r. Limb 1
+// may exceed 26 bits by a few units.
 // Rejected: limbs of 44 bits, because wasm has no 64 x 64 -> 128 multiplication.
 
 import { threadBase } from "../memory";
-import { FIRST_STREAM, POLY_BLOCK, POLY_BLOCK_LEN, POLY_HASH, POLY_HASH_LEN, POLY_POWERS } from "./scratch";
+import { FIRST_STREAM, POLY_BLOCK, POLY_BLOCK_LEN, POLY_HASH, POLY_HASH_LEN, POLY_POWERS, POLY_ROW } from "./scratch";
 
 const LIMB: u64 = (1 << 26) - 1;
 /** The bit above a whole block, 2^128, in limb 4. */
 const BLOCK_END: u32 = 1 << 24;
-/** Lane of r itself in POLY_POWERS. */
-const LANE_R: usize = 12;
+/** The last lane of POLY_POWERS: r itself. */
+const LANE_R: usize = POLY_ROW - 4;
 
 /** Clamps the first half of a one-time key into limbs at `dst`. */
 // @ts-ignore: decorator
 @inline
 function loadR(dst: usize, key: usize): void {
   store<u32>(dst, load<u32>(key) & 0x3ffffff);
-  store<u32>(dst, (load<u32>(key, 3) >> 2) & 0x3ffff03, 16);
-  store<u32>(dst, (load<u32>(key, 6) >> 4) & 0x3ffc0ff, 32);
-  store<u32>(dst, (load<u32>(key, 9) >> 6) & 0x3f03fff, 48);
-  store<u32>(dst, (load<u32>(key, 12) >> 8) & 0x00fffff, 64);
+  store<u32>(dst, (load<u32>(key, 3) >> 2) & 0x3ffff03, POLY_ROW);
+  store<u32>(dst, (load<u32>(key, 6) >> 4) & 0x3ffc0ff, POLY_ROW * 2);
+  store<u32>(dst, (load<u32>(key, 9) >> 6) & 0x3f03fff, POLY_ROW * 3);
+  store<u32>(dst, (load<u32>(key, 12) >> 8) & 0x00fffff, POLY_ROW * 4);
 }
 
 /**
@@ -33,15 +34,15 @@ function loadR(dst: usize, key: usize): void {
 @inline
 function multiply(dst: usize, a: usize, b: usize): void {
   const a0 = <u64>load<u32>(a);
-  const a1 = <u64>load<u32>(a, 16);
-  const a2 = <u64>load<u32>(a, 32);
-  const a3 = <u64>load<u32>(a, 48);
-  const a4 = <u64>load<u32>(a, 64);
+  const a1 = <u64>load<u32>(a, POLY_ROW);
+  const a2 = <u64>load<u32>(a, POLY_ROW * 2);
+  const a3 = <u64>load<u32>(a, POLY_ROW * 3);
+  const a4 = <u64>load<u32>(a, POLY_ROW * 4);
   const b0 = <u64>load<u32>(b);
-  const b1 = <u64>load<u32>(b, 16);
-  const b2 = <u64>load<u32>(b, 32);
-  const b3 = <u64>load<u32>(b, 48);
-  const b4 = <u64>load<u32>(b, 64);
+  const b1 = <u64>load<u32>(b, POLY_ROW);
+  const b2 = <u64>load<u32>(b, POLY_ROW * 2);
+  const b3 = <u64>load<u32>(b, POLY_ROW * 3);
+  const b4 = <u64>load<u32>(b, POLY_ROW * 4);
   const f1 = b1 * 5; // 2^130 = 5
   const f2 = b2 * 5;
   const f3 = b3 * 5;
@@ -58,19 +59,28 @@ function multiply(dst: usize, a: usize, b: usize): void {
   d0 = (d0 & LIMB) + (d4 >> 26) * 5;
   d1 = (d1 & LIMB) + (d0 >> 26);
   store<u32>(dst, <u32>(d0 & LIMB));
-  store<u32>(dst, <u32>d1, 16);
-  store<u32>(dst, <u32>(d2 & LIMB), 32);
-  store<u32>(dst, <u32>(d3 & LIMB), 48);
-  store<u32>(dst, <u32>(d4 & LIMB), 64);
+  store<u32>(dst, <u32>d1, POLY_ROW);
+  store<u32>(dst, <u32>(d2 & LIMB), POLY_ROW * 2);
+  store<u32>(dst, <u32>(d3 & LIMB), POLY_ROW * 3);
+  store<u32>(dst, <u32>(d4 & LIMB), POLY_ROW * 4);
 }
 
-/** r^4, r^3, r^2 and r in the lanes of POLY_POWERS. */
+/** r^4, r^3, r^2 and r in the last four lanes of POLY_POWERS. */
 export function polyPowers(base: usize, key: usize): void {
   const r = base + POLY_POWERS + LANE_R;
   loadR(r, key);
   multiply(r - 4, r, r);
   multiply(r - 8, r - 4, r);
   multiply(r - 12, r - 4, r - 4);
+}
+
+/** r^8, r^7, r^6 and r^5 in the first four. Call after polyPowers. */
+export function polyHighPowers(base: usize): void {
+  const r = base + POLY_POWERS + LANE_R;
+  multiply(r - 16, r - 12, r);
+  multiply(r - 20, r - 12, r - 4);
+  multiply(r - 24, r - 12, r - 8);
+  multiply(r - 28, r - 12, r - 12);
 }
 
 /**
@@ -115,10 +125,10 @@ function absorbBlock(base: usize, block: usize): void {
   const lo = load<u64>(block);
   const hi = load<u64>(block, 8);
   store<u32>(h, load<u32>(h) + <u32>(lo & LIMB));
-  store<u32>(h, load<u32>(h, 16) + <u32>((lo >> 26) & LIMB), 16);
-  store<u32>(h, load<u32>(h, 32) + <u32>(((lo >> 52) | (hi << 12)) & LIMB), 32);
-  store<u32>(h, load<u32>(h, 48) + <u32>((hi >> 14) & LIMB), 48);
-  store<u32>(h, load<u32>(h, 64) + (<u32>(hi >> 40) | BLOCK_END), 64);
+  store<u32>(h, load<u32>(h, POLY_ROW) + <u32>((lo >> 26) & LIMB), POLY_ROW);
+  store<u32>(h, load<u32>(h, POLY_ROW * 2) + <u32>(((lo >> 52) | (hi << 12)) & LIMB), POLY_ROW * 2);
+  store<u32>(h, load<u32>(h, POLY_ROW * 3) + <u32>((hi >> 14) & LIMB), POLY_ROW * 3);
+  store<u32>(h, load<u32>(h, POLY_ROW * 4) + (<u32>(hi >> 40) | BLOCK_END), POLY_ROW * 4);
   multiply(h, h, base + POLY_POWERS + LANE_R);
 }
 
@@ -136,7 +146,7 @@ function absorb(base: usize, src: usize, len: u32): void {
 }
 
 /**
- * The MAC of §2.8 over associated data and ciphertext, under the one-time key that chachaFirst left.
+ * The MAC of §2.8 over associated data and ciphertext, under the one-time key that chachaBegin left.
  * @param dst  16 bytes
  */
 export function poly1305(dst: usize, ad: usize, adLen: u32, src: usize, srcLen: u32): void {
@@ -151,5 +161,13 @@ export function poly1305(dst: usize, ad: usize, adLen: u32, src: usize, srcLen: 
   store<u64>(block, adLen);
   store<u64>(block, srcLen, 8);
   absorbBlock(base, block);
-  polyTag(dst, key, load<u32>(h), load<u32>(h, 16), load<u32>(h, 32), load<u32>(h, 48), load<u32>(h, 64));
+  polyTag(
+    dst,
+    key,
+    load<u32>(h),
+    load<u32>(h, POLY_ROW),
+    load<u32>(h, POLY_ROW * 2),
+    load<u32>(h, POLY_ROW * 3),
+    load<u32>(h, POLY_ROW * 4),
+  );
 }

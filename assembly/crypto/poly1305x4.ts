@@ -13,19 +13,19 @@
 // limbs of 26 bits with i64x2.extmul (4/5 of the speed), and cipher and MAC in one pass.
 
 import { threadBase } from "../memory";
-import { highHalves, highWords, lowHalves, lowWords } from "./chacha20";
+import { highHalves, highWords, lowHalves, lowWords } from "./lanes";
 import { polyPowers, polyTag } from "./poly1305";
-import { POLY_GROUP, POLY_LANE_PAIRS, POLY_PAIRS, POLY_POWERS } from "./scratch";
+import { POLY_GROUP, POLY_LANE_PAIRS, POLY_PAIRS, POLY_POWERS, POLY_ROW } from "./scratch";
 
 // Constants loaded from memory, because V8 >= 13 rebuilds a v128 constant at each use.
-const LIMB_13: usize = memory.data<u32>([0x1fff, 0x1fff, 0x1fff, 0x1fff], 16);
-const LIMB_13_MIDDLE: usize = memory.data<u32>([0x1000, 0x1000, 0x1000, 0x1000], 16);
-const LOW_HALF: usize = memory.data<u32>([0xffff, 0xffff, 0xffff, 0xffff], 16);
-const LIMB_26: usize = memory.data<u32>([0x3ffffff, 0x3ffffff, 0x3ffffff, 0x3ffffff], 16);
+export const LIMB_13: usize = memory.data<u32>([0x1fff, 0x1fff, 0x1fff, 0x1fff], 16);
+export const LIMB_13_MIDDLE: usize = memory.data<u32>([0x1000, 0x1000, 0x1000, 0x1000], 16);
+export const LOW_HALF: usize = memory.data<u32>([0xffff, 0xffff, 0xffff, 0xffff], 16);
+export const LIMB_26: usize = memory.data<u32>([0x3ffffff, 0x3ffffff, 0x3ffffff, 0x3ffffff], 16);
 /** The bit above a whole block, 2^128, in limb 4 of 26 bits. */
-const BLOCK_END: usize = memory.data<u32>([1 << 24, 1 << 24, 1 << 24, 1 << 24], 16);
+export const BLOCK_END: usize = memory.data<u32>([1 << 24, 1 << 24, 1 << 24, 1 << 24], 16);
 const LANE_NUMBERS: usize = memory.data<i32>([0, 1, 2, 3], 16);
-const BYTE_NUMBERS: usize = memory.data<u8>([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15], 16);
+export const BYTE_NUMBERS: usize = memory.data<u8>([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15], 16);
 
 /** Limbs of 2^10 x (2^130 - 5). */
 const BIAS_0: i64 = ((1 << 26) - 5) << 10;
@@ -41,39 +41,39 @@ class Pairs {
 
 // @ts-ignore: decorator
 @inline
-function dot(a: v128, b: v128): v128 {
+export function dot(a: v128, b: v128): v128 {
   return i32x4.dot_i16x8_s(a, b);
 }
 
 // @ts-ignore: decorator
 @inline
-function times5(a: v128): v128 {
+export function times5(a: v128): v128 {
   return i32x4.add(a, i32x4.shl(a, 2));
 }
 
 /** Two limbs in the halves of each lane. */
 // @ts-ignore: decorator
 @inline
-function pair(low: v128, high: v128, lowHalf: v128): v128 {
+export function pair(low: v128, high: v128, lowHalf: v128): v128 {
   return v128.or(v128.and(low, lowHalf), i32x4.shl(high, 16));
 }
 
 // @ts-ignore: decorator
 @inline
-function firstLane(a: v128): v128 {
+export function firstLane(a: v128): v128 {
   return v128.shuffle<u32>(a, a, 0, 0, 0, 0);
 }
 
 // @ts-ignore: decorator
 @inline
-function sum5(a: v128, b: v128, c: v128, d: v128, e: v128): v128 {
+export function sum5(a: v128, b: v128, c: v128, d: v128, e: v128): v128 {
   return i32x4.add(i32x4.add(i32x4.add(a, b), i32x4.add(c, d)), e);
 }
 
 /** The sums of the four lanes of a, b, c and d. */
 // @ts-ignore: decorator
 @inline
-function sumLanes(a: v128, b: v128, c: v128, d: v128): v128 {
+export function sumLanes(a: v128, b: v128, c: v128, d: v128): v128 {
   const ab = i32x4.add(v128.shuffle<u32>(a, b, 0, 4, 1, 5), v128.shuffle<u32>(a, b, 2, 6, 3, 7));
   const cd = i32x4.add(v128.shuffle<u32>(c, d, 0, 4, 1, 5), v128.shuffle<u32>(c, d, 2, 6, 3, 7));
   return i32x4.add(v128.shuffle<u64>(ab, cd, 0, 2), v128.shuffle<u64>(ab, cd, 1, 3));
@@ -82,45 +82,45 @@ function sumLanes(a: v128, b: v128, c: v128, d: v128): v128 {
 // Word n of four blocks -> limb n of 26 bits.
 // @ts-ignore: decorator
 @inline
-function limb0(w0: v128, mask26: v128): v128 {
+export function limb0(w0: v128, mask26: v128): v128 {
   return v128.and(w0, mask26);
 }
 
 // @ts-ignore: decorator
 @inline
-function limb1(w0: v128, w1: v128, mask26: v128): v128 {
+export function limb1(w0: v128, w1: v128, mask26: v128): v128 {
   return v128.and(v128.or(i32x4.shr_u(w0, 26), i32x4.shl(w1, 6)), mask26);
 }
 
 // @ts-ignore: decorator
 @inline
-function limb2(w1: v128, w2: v128, mask26: v128): v128 {
+export function limb2(w1: v128, w2: v128, mask26: v128): v128 {
   return v128.and(v128.or(i32x4.shr_u(w1, 20), i32x4.shl(w2, 12)), mask26);
 }
 
 // @ts-ignore: decorator
 @inline
-function limb3(w2: v128, w3: v128, mask26: v128): v128 {
+export function limb3(w2: v128, w3: v128, mask26: v128): v128 {
   return v128.and(v128.or(i32x4.shr_u(w2, 14), i32x4.shl(w3, 18)), mask26);
 }
 
 // @ts-ignore: decorator
 @inline
-function limb4(w3: v128, blockEnd: v128): v128 {
+export function limb4(w3: v128, blockEnd: v128): v128 {
   return v128.or(i32x4.shr_u(w3, 8), blockEnd);
 }
 
 /** A limb of 26 bits as a pair of 13. */
 // @ts-ignore: decorator
 @inline
-function splitLimb(limb: v128, mask13: v128): v128 {
+export function splitLimb(limb: v128, mask13: v128): v128 {
   return v128.or(v128.and(limb, mask13), i32x4.shl(i32x4.shr_u(limb, 13), 16));
 }
 
 /** A pair of limbs, the low one's carry added to the high one. */
 // @ts-ignore: decorator
 @inline
-function joinLimbs(low: v128, high: v128, mask13: v128): v128 {
+export function joinLimbs(low: v128, high: v128, mask13: v128): v128 {
   const carried = i32x4.add(v128.and(high, mask13), i32x4.shr_s(low, 13));
   return v128.or(v128.and(low, mask13), i32x4.shl(carried, 16));
 }
@@ -131,11 +131,12 @@ function fillPairs(base: usize, key: usize): void {
   const mask13 = v128.load(LIMB_13);
   const lowHalf = v128.load(LOW_HALF);
   const middle = v128.load(LIMB_13_MIDDLE);
-  const row0 = v128.load(base, POLY_POWERS + 0);
-  const row1 = v128.load(base, POLY_POWERS + 16);
-  const row2 = v128.load(base, POLY_POWERS + 32);
-  const row3 = v128.load(base, POLY_POWERS + 48);
-  const row4 = v128.load(base, POLY_POWERS + 64);
+  const row = base + (POLY_POWERS + POLY_ROW - 16);
+  const row0 = v128.load(row);
+  const row1 = v128.load(row, POLY_ROW);
+  const row2 = v128.load(row, POLY_ROW * 2);
+  const row3 = v128.load(row, POLY_ROW * 3);
+  const row4 = v128.load(row, POLY_ROW * 4);
   // prettier-ignore
   let r0 = v128.and(row0, mask13), r1 = i32x4.shr_u(row0, 13);
   let r2 = v128.and(row1, mask13), r3 = i32x4.shr_u(row1, 13);
@@ -194,6 +195,27 @@ function fillPairs(base: usize, key: usize): void {
   t = pair(r7, r6, lowHalf); lanes.t15 = t; pairs.t15 = firstLane(t);
   t = pair(r8, r7, lowHalf); lanes.t16 = t; pairs.t16 = firstLane(t);
   t = pair(r9, r8, lowHalf); lanes.t17 = t; pairs.t17 = firstLane(t);
+}
+
+/**
+ * The tag of an accumulator of ten limbs, each within +-2^21: `even` 0, 2, 4 and 6, `odd` 1, 3, 5 and 7, `top` 8 and 9.
+ */
+// @ts-ignore: decorator
+@inline
+export function macTag(dst: usize, key: usize, even: v128, odd: v128, top: v128): void {
+  // limbs of 26 bits, each below 2^35 in size; 2^10 x (2^130 - 5) makes them positive
+  const h01 = i64x2.add(i64x2.extend_low_i32x4_s(even), i64x2.shl(i64x2.extend_low_i32x4_s(odd), 13));
+  const h23 = i64x2.add(i64x2.extend_high_i32x4_s(even), i64x2.shl(i64x2.extend_high_i32x4_s(odd), 13));
+  const h4 = <i64>i32x4.extract_lane(top, 0) + (<i64>i32x4.extract_lane(top, 1) << 13);
+  polyTag(
+    dst,
+    key,
+    i64x2.extract_lane(h01, 0) + BIAS_0,
+    i64x2.extract_lane(h01, 1) + BIAS,
+    i64x2.extract_lane(h23, 0) + BIAS,
+    i64x2.extract_lane(h23, 1) + BIAS,
+    h4 + BIAS,
+  );
 }
 
 /**
@@ -354,22 +376,7 @@ function macGroups(dst: usize, key: usize, src: usize, live: i32, count: u32): v
   const e7 = i32x4.add(v128.and(d7, mask13), i32x4.shr_s(d6, 13));
   const e8 = i32x4.add(v128.and(d8, mask13), i32x4.shr_s(d7, 13));
   const e9 = i32x4.add(v128.and(d9, mask13), i32x4.shr_s(d8, 13));
-  const even = sumLanes(e0, e2, e4, e6);
-  const odd = sumLanes(e1, e3, e5, e7);
-  const top = sumLanes(e8, e9, e8, e9);
-  // limbs of 26 bits, each below 2^33 in size; 2^10 x (2^130 - 5) makes them positive
-  const h01 = i64x2.add(i64x2.extend_low_i32x4_s(even), i64x2.shl(i64x2.extend_low_i32x4_s(odd), 13));
-  const h23 = i64x2.add(i64x2.extend_high_i32x4_s(even), i64x2.shl(i64x2.extend_high_i32x4_s(odd), 13));
-  const h4 = <i64>i32x4.extract_lane(top, 0) + (<i64>i32x4.extract_lane(top, 1) << 13);
-  polyTag(
-    dst,
-    key,
-    i64x2.extract_lane(h01, 0) + BIAS_0,
-    i64x2.extract_lane(h01, 1) + BIAS,
-    i64x2.extract_lane(h23, 0) + BIAS,
-    i64x2.extract_lane(h23, 1) + BIAS,
-    h4 + BIAS,
-  );
+  macTag(dst, key, sumLanes(e0, e2, e4, e6), sumLanes(e1, e3, e5, e7), sumLanes(e8, e9, e8, e9));
 }
 
 /**
@@ -378,7 +385,7 @@ function macGroups(dst: usize, key: usize, src: usize, live: i32, count: u32): v
  * @param src  `len` bytes; up to 48 bytes before them and 15 after them are read, and do not matter
  * @param key  one-time key, 32 bytes
  */
-export function packetMac(dst: usize, src: usize, len: u32, key: usize): void {
+export function packetMac4(dst: usize, src: usize, len: u32, key: usize): void {
   const base = threadBase;
   fillPairs(base, key);
   const blocks = (len + 15) >> 4;

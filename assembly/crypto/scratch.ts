@@ -8,14 +8,15 @@
 
 import { THREAD_CRYPTO, THREAD_CRYPTO_SIZE, THREAD_SIZE, THREADS_BASE } from "../abi";
 import { threadNumber, wipe } from "../memory";
+import { WIDE } from "./width";
 
 /** The ChaCha20 state, each word four times: 16 x v128, word 12 counts four blocks. Holds the key. */
 export const CHACHA_STATE: usize = THREAD_CRYPTO;
 export const CHACHA_STATE_LEN = 256;
 
-/** The packet's first four blocks of keystream: one-time key r || s, 32 unused bytes, stream of bytes 0..191. */
+/** The packet's first four blocks of keystream (wide: eight): one-time key r || s, 32 unused bytes, the stream. */
 export const FIRST_STREAM: usize = CHACHA_STATE + CHACHA_STATE_LEN;
-export const STREAM_LEN = 256;
+export const STREAM_LEN: i32 = WIDE ? 512 : 256;
 
 /** Keystream of a last group that is not full. */
 export const LAST_STREAM: usize = FIRST_STREAM + STREAM_LEN;
@@ -24,13 +25,14 @@ export const LAST_STREAM: usize = FIRST_STREAM + STREAM_LEN;
 export const SUBKEY: usize = LAST_STREAM + STREAM_LEN;
 export const SUBKEY_LEN = 64;
 
-/** Powers of r in limbs of 26 bits (poly1305.ts): 5 rows of four lanes, r^4 r^3 r^2 r. */
+/** Powers of r in limbs of 26 bits (poly1305.ts): 5 rows of four lanes, r^4 r^3 r^2 r; wide: of eight, from r^8 on. */
 export const POLY_POWERS: usize = SUBKEY + SUBKEY_LEN;
-export const POLY_POWERS_LEN = 80;
+export const POLY_ROW: i32 = WIDE ? 32 : 16;
+export const POLY_POWERS_LEN: i32 = POLY_ROW * 5;
 
-/** Accumulator of the one-block Poly1305: limbs of 26 bits, 16 bytes apart. */
+/** Accumulator of the one-block Poly1305: limbs of 26 bits, POLY_ROW bytes apart. */
 export const POLY_HASH: usize = POLY_POWERS + POLY_POWERS_LEN;
-export const POLY_HASH_LEN = 80;
+export const POLY_HASH_LEN: i32 = POLY_ROW * 5;
 
 /** A block padded with zeros. */
 export const POLY_BLOCK: usize = POLY_HASH + POLY_HASH_LEN;
@@ -40,17 +42,36 @@ export const POLY_BLOCK_LEN = 16;
 export const POLY_TAG: usize = POLY_BLOCK + POLY_BLOCK_LEN;
 export const POLY_TAG_LEN = 16;
 
-/** The last four blocks of a packet's MAC: padding and lengths in place. */
+/** The last four blocks (wide: eight) of a packet's MAC: padding and lengths in place. */
 export const POLY_GROUP: usize = POLY_TAG + POLY_TAG_LEN;
-export const POLY_GROUP_LEN = 64;
+export const POLY_GROUP_LEN: i32 = WIDE ? 128 : 64;
 
 /** 18 pairs of limbs of r^4, each four times, and the same of r^4 r^3 r^2 r by lane (poly1305x4.ts). */
 export const POLY_PAIRS: usize = POLY_GROUP + POLY_GROUP_LEN;
 export const POLY_PAIRS_LEN = 18 * 16;
 export const POLY_LANE_PAIRS: usize = POLY_PAIRS + POLY_PAIRS_LEN;
 
+/** The wide build's ChaCha20 state, and eight blocks of keystream before they are put in order (chacha20x8.ts). */
+export const WIDE_STATE: usize = POLY_LANE_PAIRS + POLY_PAIRS_LEN;
+export const WIDE_STATE_LEN: i32 = WIDE ? 512 : 0;
+export const WIDE_ROWS: usize = WIDE_STATE + WIDE_STATE_LEN;
+export const WIDE_ROWS_LEN: i32 = WIDE ? 512 : 0;
+
+/** 18 pairs of limbs of r^8, each eight times, and the same of r^8 r^7 ... r by lane (poly1305x8.ts). */
+export const WIDE_PAIRS: usize = WIDE_ROWS + WIDE_ROWS_LEN;
+export const WIDE_PAIRS_LEN: i32 = WIDE ? 18 * 32 : 0;
+export const WIDE_LANE_PAIRS: usize = WIDE_PAIRS + WIDE_PAIRS_LEN;
+
+/** Its accumulator: five pairs of limbs, each eight times. */
+export const WIDE_HASH: usize = WIDE_LANE_PAIRS + WIDE_PAIRS_LEN;
+export const WIDE_HASH_LEN: i32 = WIDE ? 5 * 32 : 0;
+
+/** The sums of the lanes of its MAC: ten limbs, each eight times. */
+export const WIDE_SUMS: usize = WIDE_HASH + WIDE_HASH_LEN;
+export const WIDE_SUMS_LEN: i32 = WIDE ? 10 * 32 : 0;
+
 /** The end of what a sealed or opened message touches. */
-export const AEAD_END: usize = POLY_LANE_PAIRS + POLY_PAIRS_LEN;
+export const AEAD_END: usize = WIDE_SUMS + WIDE_SUMS_LEN;
 
 /** State of the one-shot BLAKE2s, and of HMAC (the two are never under way at once). */
 export const HASH_STATE: usize = AEAD_END;

@@ -6,7 +6,7 @@ export * from "../../assembly/crypto/aead";
 export { blake2s, blake2sFinal, blake2sInit, BLAKE2S_STATE_LEN, blake2sUpdate } from "../../assembly/crypto/blake2s";
 export { hchacha20 } from "../../assembly/crypto/chacha20";
 export { hmacBlake2s, kdf1, kdf2, kdf3 } from "../../assembly/crypto/hkdf";
-export { packetMac } from "../../assembly/crypto/poly1305x4";
+export { packetMac } from "../../assembly/crypto/packetmac";
 export { CRYPTO_END, cryptoWipe, cryptoWipeThread } from "../../assembly/crypto/scratch";
 export { x25519, x25519Public } from "../../assembly/crypto/x25519";
 

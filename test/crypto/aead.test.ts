@@ -5,7 +5,7 @@ import * as assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { createCipheriv } from "node:crypto";
 import { chacha20poly1305, xchacha20poly1305 } from "@noble/ciphers/chacha.js";
-import { builds, hex, unhex } from "../helpers/wasm.ts";
+import { cryptoBuilds, hex, unhex } from "../helpers/wasm.ts";
 import { AD, bytes, concat, counterNonce, DST, get, KEY, loadCrypto, NONCE, OUT, put, SRC } from "./fixture.ts";
 
 interface Group {
@@ -22,7 +22,7 @@ function opensslSeal(key: Uint8Array, nonce: Uint8Array, message: Uint8Array): U
   return concat(cipher.update(message), cipher.final(), cipher.getAuthTag());
 }
 
-for (const build of builds) {
+for (const build of cryptoBuilds) {
   const test = suite(`crypto/aead ${build}`);
   const core = loadCrypto(build);
   const { exports: c, u8 } = core;

@@ -4,12 +4,12 @@ import { suite } from "uvu";
 import * as assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { blake2s } from "@noble/hashes/blake2.js";
-import { builds, hex, unhex } from "../helpers/wasm.ts";
+import { cryptoBuilds, hex, unhex } from "../helpers/wasm.ts";
 import { bytes, get, KEY, loadCrypto, OUT, put, SRC } from "./fixture.ts";
 
 const STATE = OUT + 0x100;
 
-for (const build of builds) {
+for (const build of cryptoBuilds) {
   const test = suite(`crypto/blake2s ${build}`);
   const core = loadCrypto(build);
   const { exports: c } = core;

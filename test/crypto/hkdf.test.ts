@@ -4,10 +4,10 @@ import * as assert from "node:assert/strict";
 import { blake2s } from "@noble/hashes/blake2.js";
 import { hkdf } from "@noble/hashes/hkdf.js";
 import { hmac } from "@noble/hashes/hmac.js";
-import { builds, hex } from "../helpers/wasm.ts";
+import { cryptoBuilds, hex } from "../helpers/wasm.ts";
 import { bytes, get, KEY, loadCrypto, OUT, put, SRC } from "./fixture.ts";
 
-for (const build of builds) {
+for (const build of cryptoBuilds) {
   const test = suite(`crypto/hkdf ${build}`);
   const core = loadCrypto(build);
   const { exports: c } = core;

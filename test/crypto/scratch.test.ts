@@ -4,14 +4,14 @@ import * as assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { instantiateSync } from "@assemblyscript/loader";
 import { DEVICE_BASE, THREAD_CRYPTO, THREAD_CRYPTO_SIZE, THREADS_BASE, THREAD_SIZE } from "../../assembly/abi.ts";
-import { builds } from "../helpers/wasm.ts";
+import { cryptoBuilds } from "../helpers/wasm.ts";
 import { AD, bytes, type CryptoExports, DST, get, KEY, loadCrypto, NONCE, OUT, put, SRC } from "./fixture.ts";
 
 const scratchOf = (thread: number) => THREADS_BASE + THREAD_SIZE * thread + THREAD_CRYPTO;
 const module = (build: string) =>
   new WebAssembly.Module(readFileSync(new URL(`../../dist/test/crypto-${build}.wasm`, import.meta.url)));
 
-for (const build of builds) {
+for (const build of cryptoBuilds) {
   const test = suite(`crypto/scratch ${build}`);
   const core = loadCrypto(build);
   const { u8 } = core;

@@ -3,7 +3,7 @@ import { suite } from "uvu";
 import * as assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { x25519 } from "@noble/curves/ed25519.js";
-import { builds, hex, unhex } from "../helpers/wasm.ts";
+import { cryptoBuilds, hex, unhex } from "../helpers/wasm.ts";
 import { bytes, get, KEY, loadCrypto, NONCE, OUT, put } from "./fixture.ts";
 
 const POINT = NONCE;
@@ -22,7 +22,7 @@ function oracle(scalar: Uint8Array, point: Uint8Array): string {
   }
 }
 
-for (const build of builds) {
+for (const build of cryptoBuilds) {
   const test = suite(`crypto/x25519 ${build}`);
   const core = loadCrypto(build);
   const { exports: c } = core;

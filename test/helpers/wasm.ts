@@ -4,7 +4,7 @@ import { instantiateSync } from "@assemblyscript/loader";
 import { THREAD_MAX, THREADS_BASE, THREAD_SIZE } from "../../assembly/abi.ts";
 
 export interface TestModule<T> {
-  /** "plain" or "relaxed". */
+  /** "plain", "relaxed" or "wide". */
   build: string;
   exports: T;
   memory: WebAssembly.Memory;
@@ -22,6 +22,9 @@ export const hasRelaxedSimd = WebAssembly.validate(
 
 /** The builds this engine can run; a test that covers fewer than both says so. */
 export const builds: string[] = hasRelaxedSimd ? ["plain", "relaxed"] : ["plain"];
+
+/** And the wide one, which differs in crypto/ alone. */
+export const cryptoBuilds: string[] = hasRelaxedSimd ? [...builds, "wide"] : builds;
 
 /** @param pages memory size, 64 KiB each; default: thread blocks and 1 MiB above them */
 export function loadTest<T>(name: string, build: string, pages = (THREADS_BASE + THREAD_SIZE * THREAD_MAX) / 65536 + 16): TestModule<T> {
