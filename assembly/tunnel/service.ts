@@ -2,7 +2,7 @@
 // portions, so that a flood of handshakes keeps nobody else from the main thread: THREAD_MORE asks for another call.
 
 import {
-  DEVICE_RX_DELIVERED, DROP_NONE, DROP_OUT_STAGED_PURGED, EVENT_HANDSHAKE_GIVEN_UP, EVENT_KEYS_ZEROED,
+  DEVICE_RX_DELIVERED, DROP_BAD_MAC1, DROP_BAD_MAC2, DROP_NONE, DROP_OUT_STAGED_PURGED, EVENT_HANDSHAKE_GIVEN_UP, EVENT_KEYS_ZEROED,
   EVENT_PEER_SILENT, EVENT_ROAMED, NO_RANDOM, THREAD_DEADLINE, THREAD_KICK, THREAD_MORE, THREAD_OUT_COUNT,
 } from "../abi";
 import { INITIATION_LEN, MAX_TIMER_HANDSHAKES } from "../protocol";
@@ -28,8 +28,17 @@ import {
   TIMER_ZERO_KEY_MATERIAL,
 } from "./timers";
 
-/** Handshakes a call consumes at most: some milliseconds of X25519. */
-const HANDSHAKES_PER_CALL: u32 = 16;
+/** What a call spends on handshakes at most, in units of about half a microsecond: some milliseconds. */
+const HANDSHAKE_BUDGET: u32 = 4096;
+const COST_MAC: u32 = 1; // a wrong mac1
+const COST_COOKIE: u32 = 8; // a cookie reply
+const COST_DH: u32 = 256; // X25519, once or more
+
+// @ts-ignore: decorator
+@inline
+function costOf(reason: u32): u32 {
+  return reason == DROP_BAD_MAC1 ? COST_MAC : reason == DROP_BAD_MAC2 ? COST_COOKIE : COST_DH;
+}
 
 // A step may send one message of its own and one initiation, and flushes look for room themselves.
 function canStep(): bool {
@@ -143,12 +152,12 @@ export function deviceService(): i32 {
     if (canStep()) expire(peerAt(deadlineTop()), time);
     else more = true;
   }
-  let consumed: u32 = 0;
+  let spent: u32 = 0;
   let delivered: u64 = 0;
   while (!more) {
     const slot = nextHandshake();
     if (!slot) break;
-    if (consumed == HANDSHAKES_PER_CALL || !canStep()) {
+    if (spent >= HANDSHAKE_BUDGET || !canStep()) {
       more = true;
       break;
     }
@@ -157,7 +166,7 @@ export function deviceService(): i32 {
     if (reason == DROP_NONE) delivered++;
     else drop(reason);
     releaseHandshake();
-    consumed++;
+    spent += costOf(reason);
   }
   if (delivered) atomic.add<u64>(DEVICE_RX_DELIVERED, delivered);
   store<u32>(base, more || pendingWork() ? 1 : 0, THREAD_MORE);
