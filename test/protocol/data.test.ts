@@ -149,7 +149,7 @@ for (const build of builds) {
     assert.equal(a.timer(stranger.peer, "sendKeepalive"), sim.now() + 10 * SECOND);
   });
 
-  test("crypto-key routing: the longest prefix decides whose source an address is, and a moved prefix moves at once", () => {
+  test("crypto-key routing: the longest prefix decides whose an address is, and a moved prefix moves at once", () => {
     const { sim, a, stranger } = openStranger(build);
     const keys = stranger.initiate();
     const other = a.addPeer(sim.stream("other").bytes(32), { allowedIps: ["10.9.0.0/16"] });
@@ -199,7 +199,7 @@ for (const build of builds) {
     assert.deepEqual(sim.wire.of("data").map((it) => it.tos), [2, 1]);
   });
 
-  test("ECN coming in: CE outside marks a packet that is capable of it, with a right checksum; nothing else does", () => {
+  test("ECN coming in: CE outside marks a packet that is capable of it, its checksum right; nothing else does", () => {
     const { a, stranger } = openStranger(build);
     a.allow(stranger.peer, "fd00::9/128");
     const keys = stranger.initiate();
@@ -306,7 +306,8 @@ for (const build of builds) {
     const records: Uint8Array[] = [];
     let counter = 0n;
     for (let i = 0; i < 20; i++) {
-      records.push(concat(...Array.from({ length: 64 }, () => stranger.data(keys, counter++, ipv4(stranger.inner, a.inner, 20)))));
+      const run = Array.from({ length: 64 }, () => stranger.data(keys, counter++, ipv4(stranger.inner, a.inner, 20)));
+      records.push(concat(...run));
     }
     a.receive(...records.map((bytes) => ({ bytes, from: stranger.address, segment: 64 })));
     assert.equal(a.delivered!.length, 20 * 64);

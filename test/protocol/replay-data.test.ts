@@ -49,8 +49,9 @@ for (const build of builds) {
     [100_001n, "ok"], [100_001n - WINDOW, "ok"], [100_001n - WINDOW - 1n, "replayed"],
   ]);
   table("jumps of words, of the bitmap and of everything", [
-    [63n, "ok"], [64n, "ok"], [65n, "ok"], [62n, "ok"], [8191n, "ok"], [8192n, "ok"], [64n, "replayed"], [65n, "replayed"],
-    [8190n, "ok"], [1n << 40n, "ok"], [(1n << 40n) - 1n, "ok"], [8193n, "replayed"], [(1n << 40n) - WINDOW, "ok"],
+    [63n, "ok"], [64n, "ok"], [65n, "ok"], [62n, "ok"], [8191n, "ok"], [8192n, "ok"], [64n, "replayed"],
+    [65n, "replayed"], [8190n, "ok"],
+    [1n << 40n, "ok"], [(1n << 40n) - 1n, "ok"], [8193n, "replayed"], [(1n << 40n) - WINDOW, "ok"],
   ]);
   table("the edge of REJECT_AFTER_MESSAGES", [
     [REJECT_AFTER_MESSAGES - 2n, "ok"], [REJECT_AFTER_MESSAGES, "session_expired"], [REJECT_AFTER_MESSAGES - 1n, "ok"],
@@ -96,7 +97,7 @@ for (const build of builds) {
     }
     for (const datagram of twice) b.receive(datagram);
     assert.equal(b.delivered!.length, 300);
-    assert.equal(new Set(b.delivered!.map((it) => Buffer.from(it.packet).toString("hex"))).size, 256, "fills repeat after 256");
+    assert.equal(new Set(b.delivered!.map((it) => it.packet.join())).size, 256, "contents repeat after 256");
     assert.deepEqual(b.drops(), { replayed: 600 });
   });
 

@@ -88,7 +88,7 @@ for (const build of builds) {
     assert.equal(b.delivered!.length, 2);
   });
 
-  test("a NAT that forgets: with persistent keepalive 1 the far side gets through after 3 s, without it does not", () => {
+  test("a NAT that forgets: with persistent keepalive 1 the far side gets through after 3 s, without not", () => {
     for (const keepalive of [1, 0]) {
       const { sim, a, b, bAtA, data } = openPair(build);
       if (keepalive) a.setKeepalive(bAtA, keepalive);

@@ -1,5 +1,5 @@
-// The simulator itself: a seed decides everything, on every engine and for both builds of the core, and the faults of the
-// wire are what they say.
+// The simulator itself: a seed decides everything, on every engine and for both builds of the core, and the faults of
+// the wire are what they say.
 import assert from "node:assert/strict";
 import { suite } from "uvu";
 import { builds } from "../sim/node.ts";
@@ -12,8 +12,8 @@ import { Hash } from "../sim/trace.ts";
 
 const RUN: Omit<SoakOptions, "build" | "seed"> = { nodes: 3, seconds: 200, rate: 1, faults: ALL_FAULTS, changes: true };
 /**
- * The trace of seed 1. Node, Deno and both builds must give this one. It changes whenever the core sends other bytes, draws
- * other randomness or tells other events: when that is meant, take the new value from the failure.
+ * The trace of seed 1. Node, Deno and both builds must give this one. It changes whenever the core sends other bytes,
+ * draws other randomness or tells other events: when that is meant, take the new value from the failure.
  */
 const TRACE_OF_SEED_1 = "78bedb144eb9592c";
 

@@ -1,5 +1,6 @@
 // Long random runs with every fault of a network, and users who change their minds: nothing traps, no packet comes out
-// twice, changed or in a wrong place, the counters add up, and when the faults end everybody reaches everybody within 20 s.
+// twice, changed or in a wrong place, the counters add up, and when the faults end everybody reaches everybody within
+// 20 s.
 //
 // A moment by default; SOAK_SECONDS sets seconds of real time for each of the runs, SOAK_SEED the first seed. A failure
 // names its seed: docs/simulator.md tells how to see what happened.
@@ -15,7 +16,9 @@ for (const build of builds) {
   const test = suite(`soak (${build})`);
 
   /** Runs seeds until the time is over, once at least. */
-  const long = (name: string, options: Omit<SoakOptions, "seed" | "build">, check?: (sent: number, delivered: number) => void): void => {
+  const long = (
+    name: string, options: Omit<SoakOptions, "seed" | "build">, check?: (sent: number, delivered: number) => void,
+  ): void => {
     test(name, () => {
       const end = performance.now() + budget;
       let seed = firstSeed;
@@ -40,9 +43,9 @@ for (const build of builds) {
     // Reordering and repetition alone lose nothing but what is held back past a session's end.
     assert.equal(delivered > sent * 0.95, true, `${delivered} of ${sent} delivered`);
   });
-  long("four nodes, no faults: nothing is lost", { nodes: 4, seconds: 1200, rate: 1, faults: {} }, (sent, delivered) => {
-    assert.equal(delivered, sent);
-  });
+  long("four nodes, no faults: nothing is lost", {
+    nodes: 4, seconds: 1200, rate: 1, faults: {},
+  }, (sent, delivered) => assert.equal(delivered, sent));
 
   test.run();
 }

@@ -2,8 +2,9 @@
 // clocks and random bytes from the simulator. After each call it checks what a host relies on: no trap, records inside
 // of the thread's slots, and no deadline left behind in the past.
 //
-// The suites also look into the core's memory (timers, sessions, keys). Where those lie is declared here once more, from
-// the drawings in assembly/tunnel/peer.ts and session.ts: a field that moves fails loudly, in the suites that read it.
+// The suites also look into the core's memory (timers, sessions, keys). Where those lie is declared here once more,
+// from the drawings in assembly/tunnel/peer.ts and session.ts: a field that moves fails loudly, in the suites that read
+// it.
 import assert from "node:assert/strict";
 import * as abi from "../../assembly/abi.ts";
 import { type Core, type CoreBuild, compileCore, createCore } from "../../host/core.ts";
@@ -49,7 +50,8 @@ const SESSION = { size: 1152, sending: 0, receiving: 32, counter: 64, localIndex
 /** Messages put into and taken from the handshake queue: assembly/tunnel/queue.ts. */
 const QUEUE_COUNTS = { at: abi.DEVICE_BASE + 0x2384, length: 8 };
 
-export type TimerName = "retransmitHandshake" | "sendKeepalive" | "newHandshake" | "zeroKeyMaterial" | "sendPersistentKeepalive";
+export type TimerName =
+  | "retransmitHandshake" | "sendKeepalive" | "newHandshake" | "zeroKeyMaterial" | "sendPersistentKeepalive";
 export type SessionName = "previous" | "current" | "next";
 
 export interface PeerOptions {
@@ -71,6 +73,14 @@ export interface PeerInfo {
   /** bit 0 previous, 1 current, 2 next */
   sessions: number;
   attempts: number;
+}
+
+/** A session's keys, and the indices of ours and theirs. */
+export interface SessionKeys {
+  sending: Uint8Array;
+  receiving: Uint8Array;
+  local: number;
+  remote: number;
 }
 
 export interface NodeEvent {
@@ -231,7 +241,7 @@ export class SimNode {
     this.#settle();
   }
 
-  // --- packets --------------------------------------------------------------------------------------------------------
+  // --- packets -----------------------------------------------------------------------------------------------------
 
   /** Packets of the TUN, at most 64. */
   send(...packets: Uint8Array[]): void {
@@ -260,7 +270,8 @@ export class SimNode {
       this.#writeIn(record, at, bytes.length, segment, (tos << 16) | (truncated ? abi.IN_TRUNCATED : 0));
       encodeEndpoint(view, record + abi.IN_ENDPOINT, parseEndpoint(from));
       this.datagrams += segment && segment < bytes.length ? Math.ceil(bytes.length / segment) : 1;
-      this.#host.trace.add(this.#host.now(), this.name, "in", `${describe(bytes)} ${bytes.length} ${from} ${hashOf(bytes)}`);
+      const text = `${describe(bytes)} ${bytes.length} ${from} ${hashOf(bytes)}`;
+      this.#host.trace.add(this.#host.now(), this.name, "in", text);
     });
     for (let first = 0; first < incoming.length; ) {
       this.#prepare();
@@ -296,7 +307,7 @@ export class SimNode {
     return this.#deadline;
   }
 
-  // --- looking in -------------------------------------------------------------------------------------------------------
+  // --- looking in --------------------------------------------------------------------------------------------------
 
   /** Refused so far, by reason; or all reasons that occurred. */
   drops(reason: string): number;
@@ -329,19 +340,20 @@ export class SimNode {
     assert.equal(exports.peerInfo(peer), abi.OK);
     const at = base + abi.THREAD_PEER_INFO;
     const u64 = (offset: number): number => Number(view.getBigUint64(at + offset, true));
+    const u32 = (offset: number): number => view.getUint32(at + offset, true);
     const endpoint = decodeEndpoint(view, at + abi.PEER_INFO_ENDPOINT);
     this.core.u8.fill(0, at + abi.PEER_INFO_PRESHARED_KEY, at + abi.PEER_INFO_PRESHARED_KEY + 32);
     return {
       endpoint: endpoint ? formatEndpoint(endpoint) : "",
-      lastHandshake: u64(abi.PEER_INFO_LAST_HANDSHAKE_SEC) * 1e9 + view.getUint32(at + abi.PEER_INFO_LAST_HANDSHAKE_NSEC, true),
+      lastHandshake: u64(abi.PEER_INFO_LAST_HANDSHAKE_SEC) * 1e9 + u32(abi.PEER_INFO_LAST_HANDSHAKE_NSEC),
       rxBytes: u64(abi.PEER_INFO_RX_BYTES),
       txBytes: u64(abi.PEER_INFO_TX_BYTES),
       rxPackets: u64(abi.PEER_INFO_RX_PACKETS),
       txPackets: u64(abi.PEER_INFO_TX_PACKETS),
       drops: u64(abi.PEER_INFO_DROPS),
-      staged: view.getUint32(at + abi.PEER_INFO_STAGED, true),
-      sessions: view.getUint32(at + abi.PEER_INFO_SESSIONS, true),
-      attempts: view.getUint32(at + abi.PEER_INFO_HANDSHAKE_ATTEMPTS, true),
+      staged: u32(abi.PEER_INFO_STAGED),
+      sessions: u32(abi.PEER_INFO_SESSIONS),
+      attempts: u32(abi.PEER_INFO_HANDSHAKE_ATTEMPTS),
     };
   }
 
@@ -352,7 +364,7 @@ export class SimNode {
   }
 
   /** The keys of a session, copied, or undefined when there is none in that place. */
-  session(peer: number, name: SessionName): { sending: Uint8Array; receiving: Uint8Array; local: number; remote: number } | undefined {
+  session(peer: number, name: SessionName): SessionKeys | undefined {
     const at = this.#sessionAt(peer, name);
     if (!at) return undefined;
     const { u8, view } = this.core;
@@ -421,8 +433,8 @@ export class SimNode {
   }
 
   /**
-   * Addresses where any of these pieces lies, in one walk over the memory. A piece does not begin with four zeros: most of
-   * the memory is zero, and is skipped by words.
+   * Addresses where any of these pieces lies, in one walk over the memory. A piece does not begin with four zeros: most
+   * of the memory is zero, and is skipped by words.
    */
   findAny(pieces: Uint8Array[]): number[] {
     const memory = this.core.u8.slice();
@@ -450,7 +462,7 @@ export class SimNode {
     return this.events.filter((it) => it.what === what);
   }
 
-  // --- the calls' frame ---------------------------------------------------------------------------------------------------
+  // --- the calls' frame --------------------------------------------------------------------------------------------
 
   #prepare(): void {
     const { view, base } = this.core;
@@ -500,7 +512,8 @@ export class SimNode {
 
   #bytesOf(offset: number, length: number): Uint8Array {
     const { slots, u8 } = this.core;
-    assert.ok(offset >= slots && offset + length <= slots + abi.SLOTS_SIZE, `${offset}+${length} is outside of the slots`);
+    const inside = offset >= slots && offset + length <= slots + abi.SLOTS_SIZE;
+    assert.ok(inside, `${offset}+${length} is outside of the slots`);
     return u8.slice(offset, offset + length);
   }
 
@@ -552,7 +565,11 @@ export class SimNode {
   #readEvents(): void {
     const { view } = this.core;
     const head = view.getUint32(abi.DEVICE_EVENT_HEAD, true);
-    assert.ok(head - this.#eventTail <= abi.EVENT_MAX, `${this.name}: events were overwritten within one call`);
+    const lost = head - this.#eventTail - abi.EVENT_MAX;
+    if (lost > 0) {
+      this.#host.trace.add(this.#host.now(), this.name, "event", `lost ${lost}`);
+      this.#eventTail += lost;
+    }
     for (; this.#eventTail !== head; this.#eventTail++) {
       const at = abi.EVENTS + (this.#eventTail % abi.EVENT_MAX) * abi.EVENT_SIZE;
       const type = view.getUint32(at + abi.EVENT_TYPE, true);

@@ -37,8 +37,8 @@ export function openPair(build: CoreBuild, options: PeerOptions = {}, seed = 1):
 }
 
 /**
- * The same with a session that a began 70 ms ago (SESSION_AGE after its response came). Both have confirmed it, each has
- * heard the other's last word, so that no timer is armed but the one that zeroes keys; what was sent is forgotten.
+ * The same with a session that a began 70 ms ago (SESSION_AGE after its response came). Both have confirmed it, each
+ * has heard the other's last word, so that no timer is armed but the one that zeroes keys; what was sent is forgotten.
  */
 export function openSession(build: CoreBuild, options: PeerOptions = {}, seed = 1): Pair {
   // Keepalives come last: with them from the start, both sides would begin at once.
@@ -144,7 +144,8 @@ export class Stranger {
 
   /** Answers the node's newest initiation. */
   respond(): Keys {
-    const { message, keys } = createResponse(this.identity, this.consumed(), this.ephemeral(), 0x6000_0000 + this.#serial);
+    const sender = 0x6000_0000 + this.#serial;
+    const { message, keys } = createResponse(this.identity, this.consumed(), this.ephemeral(), sender);
     this.tell(message);
     return keys;
   }
@@ -158,7 +159,9 @@ export class Stranger {
 }
 
 /** A node and a stranger. */
-export function openStranger(build: CoreBuild, options: PeerOptions = {}): { sim: Simulator; a: SimNode; stranger: Stranger } {
+export function openStranger(
+  build: CoreBuild, options: PeerOptions = {},
+): { sim: Simulator; a: SimNode; stranger: Stranger } {
   const sim = new Simulator({ build });
   const a = sim.node();
   return { sim, a, stranger: new Stranger(sim, a, options) };

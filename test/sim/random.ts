@@ -1,6 +1,6 @@
 // Seeded randomness for the simulator: the same seed gives the same numbers on every engine, because it is 32-bit
-// integer arithmetic alone. Each part of a simulation (a node, the wire, the traffic) draws from a stream of its own, so
-// that one more draw in one part moves nothing in another.
+// integer arithmetic alone. Each part of a simulation (a node, the wire, the traffic) draws from a stream of its own,
+// so that one more draw in one part moves nothing in another.
 //
 // sfc32 (PractRand), seeded through the finalizer of MurmurHash3. Not for anything but tests.
 

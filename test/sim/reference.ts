@@ -1,6 +1,6 @@
-// A second WireGuard, small and slow: the messages of the paper (§5.4) written straight down over @noble's primitives. It
-// shares no line with the core. The suites use it as the other end, to make messages the core would never make, and to
-// look into those it made.
+// A second WireGuard, small and slow: the messages of the paper (§5.4) written straight down over @noble's primitives.
+// It shares no line with the core. The suites use it as the other end, to make messages the core would never make, and
+// to look into those it made.
 import { chacha20poly1305, xchacha20poly1305 } from "@noble/ciphers/chacha.js";
 import { x25519 } from "@noble/curves/ed25519.js";
 import { blake2s } from "@noble/hashes/blake2.js";
@@ -125,7 +125,8 @@ export interface Initiation {
 
 /** §5.4.2 */
 export function createInitiation(
-  us: Identity, responder: Uint8Array, ephemeral: Uint8Array, sender: number, timestamp: Uint8Array, cookie?: Uint8Array,
+  us: Identity, responder: Uint8Array, ephemeral: Uint8Array, sender: number, timestamp: Uint8Array,
+  cookie?: Uint8Array,
 ): Initiation {
   const public_ = publicKeyOf(ephemeral);
   let h = hash(H0, responder);

@@ -12,8 +12,8 @@ import type { Simulator } from "./simulator.ts";
 import { ALL_FAULTS, soak, SoakFailure, type SoakOptions } from "./soak.ts";
 import { PERFECT, type Faults } from "./wire.ts";
 
-const USAGE = `usage: run.ts [--seed N] [--nodes N] [--seconds N] [--rate N] [--build plain|relaxed] [--changes] [--trace]
-              [--all-faults] [--loss P] [--duplicate P] [--corrupt P] [--reorder P] [--rebind P]
+const USAGE = `usage: run.ts [--seed N] [--nodes N] [--seconds N] [--rate N] [--build plain|relaxed] [--changes]
+              [--trace] [--all-faults] [--loss P] [--duplicate P] [--corrupt P] [--reorder P] [--rebind P]
               [--delay MS] [--jitter MS] [--hold MS]
        run.ts --replay FILE [--build plain|relaxed]
 `;
@@ -29,8 +29,8 @@ class UsageError extends Error {}
 
 function numberOf(name: string, text: string, most: number): number {
   const value = Number(text);
-  if (text.trim() === "" || !(value >= 0 && value <= most)) throw new UsageError(`--${name}: "${text}" is not in 0..${most}`);
-  return value;
+  if (text.trim() !== "" && value >= 0 && value <= most) return value;
+  throw new UsageError(`--${name}: "${text}" is not in 0..${most}`);
 }
 
 function parse(): { options: SoakOptions; trace: boolean; replay: string | undefined } {
@@ -50,7 +50,8 @@ function parse(): { options: SoakOptions; trace: boolean; replay: string | undef
     throw new UsageError((error as Error).message);
   }
   if (values.help) throw new UsageError("");
-  if (!builds.includes(values.build as CoreBuild)) throw new UsageError(`--build: this engine runs ${builds.join(", ")}`);
+  const build = values.build as CoreBuild;
+  if (!builds.includes(build)) throw new UsageError(`--build: this engine runs ${builds.join(", ")}`);
   const faults: Faults = { ...(values["all-faults"] ? ALL_FAULTS : PERFECT) };
   for (const name of PROBABILITIES) if (values[name] !== undefined) faults[name] = numberOf(name, values[name], 1);
   for (const name of SPANS) if (values[name] !== undefined) faults[name] = numberOf(name, values[name], 1e6) * MS;
@@ -59,7 +60,7 @@ function parse(): { options: SoakOptions; trace: boolean; replay: string | undef
     nodes: Math.max(2, numberOf("nodes", values.nodes, 26)),
     seconds: numberOf("seconds", values.seconds, 1e6),
     rate: numberOf("rate", values.rate, 1e4) || 1,
-    build: values.build as CoreBuild,
+    build,
     changes: values.changes,
     faults,
   };
@@ -100,7 +101,7 @@ try {
   } else {
     const { sim, sent, delivered } = soak({ ...options, keepTrace: trace });
     if (trace) dump(options, sim);
-    console.log(`# ${sim.trace.count} events, ${sim.trace.hex()}; ${delivered} of ${sent} packets delivered under faults`);
+    console.log(`# ${sim.trace.count} events, ${sim.trace.hex()}; ${delivered} of ${sent} packets delivered`);
     for (const node of sim.nodes) console.log(`# ${node.name} ${JSON.stringify(node.drops())}`);
   }
 } catch (error) {

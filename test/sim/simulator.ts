@@ -1,6 +1,6 @@
 // A network of cores on one virtual clock. Nothing in it waits: time jumps to the next thing that happens, a datagram
-// that arrives, an action of a script, or a deadline of a core, and one seed decides everything that is random. So an hour
-// of protocol takes a second, each instant is exact, and what happened once happens again.
+// that arrives, an action of a script, or a deadline of a core, and one seed decides everything that is random. So an
+// hour of protocol takes a second, each instant is exact, and what happened once happens again.
 //
 // The clock is a number of nanoseconds (exact up to 104 days). Of things at one instant, arrivals and scripts come
 // first, in the order they were scheduled, then the nodes' deadlines in the order of the nodes.

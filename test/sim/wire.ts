@@ -53,8 +53,8 @@ export interface WireHost {
 export class Wire {
   faults: Faults = { ...PERFECT };
   /**
-   * A script, asked before the faults: the datagrams to carry on with ([] loses it), or nothing to leave it alone. It may
-   * schedule copies for later with inject().
+   * A script, asked before the faults: the datagrams to carry on with ([] loses it), or nothing to leave it alone. It
+   * may schedule copies for later with inject().
    */
   hook: ((datagram: Datagram, time: number) => Datagram[] | void) | undefined;
   /** everything nodes sent, before hook and faults; unset to keep nothing */
