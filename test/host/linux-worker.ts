@@ -5,7 +5,7 @@ import { parentPort, workerData } from "node:worker_threads";
 import * as abi from "../../assembly/abi.ts";
 import { openLibc } from "../../host/platform/linux/libc.ts";
 import { Receiver } from "../../host/platform/linux/receiver.ts";
-import type { TunHandle } from "../../host/platform/linux/tun.ts";
+import { VNET_HEADER_LEN, type TunHandle } from "../../host/platform/linux/tun.ts";
 import { TunReader } from "../../host/platform/linux/tunreader.ts";
 import { TunWriter } from "../../host/platform/linux/tunwriter.ts";
 import type { UdpHandle } from "../../host/platform/linux/udp.ts";
@@ -28,6 +28,8 @@ const writer = role === "echo" ? new TunWriter(libc, { memory, thread }, tun!) :
 const u8 = new Uint8Array(memory.buffer);
 const block = new DataView(memory.buffer, abi.THREADS_BASE + abi.THREAD_SIZE * thread, abi.THREAD_SIZE);
 
+/** bytes that the core would put before a packet */
+const header = tun?.vnetHeader ? VNET_HEADER_LEN : 0;
 const ICMP = 1;
 const ECHO_REQUEST = 8;
 
@@ -53,7 +55,8 @@ function reply(count: number): number {
     const folded = (sum & 0xffff) + (sum >>> 16);
     u8[at + 22] = folded >>> 8;
     u8[at + 23] = folded;
-    put(at, 24, abi.DELIVER_CONTINUES);
+    u8.fill(0, at - header, at); // a virtio header that says nothing
+    put(at - header, header + 24, abi.DELIVER_CONTINUES);
     put(at + 24, length - 24, 0);
   }
   return records;

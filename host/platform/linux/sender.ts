@@ -107,6 +107,8 @@ export class Sender implements DatagramSink {
   readonly #onSourceGone: (peer: number) => void;
   /** peers whose path refused a run, and the endpoint that was */
   readonly #unsegmented = new Map<number, string>();
+  /** sticky sources given up so far */
+  #sourcesGone = 0;
   #handle: UdpHandle;
 
   constructor(libc: Libc, thread: CoreThread, handle: UdpHandle, options: SenderOptions = {}) {
@@ -225,7 +227,9 @@ export class Sender implements DatagramSink {
       // ECONNREFUSED is about a datagram before this one (an ICMP error that came since).
       const passing = errno === ECONNREFUSED || errno === ENOBUFS || errno === EAGAIN;
       if (passing && retries++ < RETRY_MAX) continue;
-      if (batch.sourceSpace[at] && SOURCE_ERRNOS.has(errno)) {
+      // EINVAL may be about either; the datagrams of a run show which, because they try the source again.
+      const isRunRefused = batch.datagrams[at] > 1 && SEGMENT_ERRNOS.has(errno);
+      if (batch.sourceSpace[at] && SOURCE_ERRNOS.has(errno) && !isRunRefused) {
         this.#giveUpSource(batch, at, count);
         continue;
       }
@@ -233,8 +237,8 @@ export class Sender implements DatagramSink {
         countError(this.errors, errno, count - at);
         return sent;
       }
-      if (batch.datagrams[at] > 1 && SEGMENT_ERRNOS.has(errno)) {
-        sent += this.#sendPieces(batch, at);
+      if (isRunRefused) {
+        sent += this.#sendPieces(batch, at, count);
       } else {
         countError(this.errors, errno, batch.datagrams[at]);
       }
@@ -244,22 +248,30 @@ export class Sender implements DatagramSink {
     return sent;
   }
 
-  /** Sends the datagrams of a refused run one by one. */
-  #sendPieces(batch: Batch, at: number): number {
+  /** Sends the datagrams of the refused run `at` one by one. */
+  #sendPieces(batch: Batch, at: number, count: number): number {
     const pieces = (this.#pieces ??= new Batch(this.#libc, PIECES_MAX));
     const record = batch.records[at];
-    this.#unsegmented.set(batch.peers[at], this.#path(record));
-    return this.#add(pieces, (record - FIRST_RECORD) / RECORD_WORDS, false) + this.#flush(pieces);
+    const before = this.#sourcesGone;
+    const sent = this.#add(pieces, (record - FIRST_RECORD) / RECORD_WORDS, false) + this.#flush(pieces);
+    if (this.#sourcesGone === before) this.#unsegmented.set(batch.peers[at], this.#path(record));
+    else this.#cutSource(batch, at + 1, count, batch.peers[at]); // it was to blame, and not the run
+    return sent;
   }
 
   /** Takes the source from message `at` and those after it that go to the same peer. */
   #giveUpSource(batch: Batch, at: number, count: number): void {
     const peer = batch.peers[at];
+    this.#sourcesGone++;
+    this.#cutSource(batch, at, count, peer);
+    this.#onSourceGone(peer);
+  }
+
+  #cutSource(batch: Batch, at: number, count: number, peer: number): void {
     const { words } = batch.messages;
     for (let i = at; i < count && batch.peers[i] === peer; i++) {
       words[MMSGHDR_WORDS * i + MSG_CONTROLLEN] -= batch.sourceSpace[i];
       batch.sourceSpace[i] = 0;
     }
-    this.#onSourceGone(peer);
   }
 }
