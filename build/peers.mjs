@@ -1,15 +1,24 @@
 // Fetches wireguard-go, the implementation that the system tests and the benchmark compare with, into
-// node_modules/.cache/peers. The stable release of a distribution may hold one from before the offload work, so it comes
-// from Debian's unstable suite (a static binary, which runs anywhere): through a source list, index and cache of its own,
-// on the mirror that this machine's apt already uses, checked with the keys it already has. Nothing of the system's apt
-// is changed and no root is needed. Where that fails, the package of this machine's own release is taken, and the printed
+// node_modules/.cache/peers. A stable release may hold one from before the offload work, so it comes from Debian's
+// unstable suite, whose binary asks little of a C library: through a source list, index and cache of its own, on the
+// mirror that this machine's apt already uses, checked with the keys it already has. Nothing of the system's apt is
+// changed and no root is needed. Where that fails, the package of this machine's own release is taken, and the printed
 // version says so. Building it with Go was rejected: a compiler for one binary.
 //
 //   node build/peers.mjs             fetch what is missing, print path and version
 //   WIREGUARD_GO=/path node ...      use that one
 
 import { execFileSync } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { delimiter, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -103,8 +112,9 @@ function install(origin, dir) {
   mkdirSync(cache, { recursive: true });
   const path = join(cache, "wireguard-go");
   // Copied beside and renamed: the temporary folder may be another file system, and a half copy must not be found.
-  execFileSync("cp", [unpacked, `${path}.new`]);
-  renameSync(`${path}.new`, path);
+  const fresh = `${path}.${process.pid}`;
+  execFileSync("cp", [unpacked, fresh]);
+  renameSync(fresh, path);
   const version = `wireguard-go ${deb.split("_")[1]} (${origin})`;
   writeFileSync(join(cache, "wireguard-go.version"), version + "\n");
   return { path, version };

@@ -1,10 +1,10 @@
 // A laboratory of network namespaces for the system tests: programs run inside of them, connected by veth pairs, and
-// everything is removed whatever happens. What a test does to a network happens in here, so the machine's own network is
-// never touched. (namespace.ts is the other kind: one process that opens descriptors in several namespaces.)
+// everything is removed whatever happens. What a test does to a network happens in here, so the machine's own is never
+// touched. (namespace.ts is the other kind: one process that opens descriptors in several namespaces.)
 //
 // Names begin with "wgtest-" and the process id. What a killed run left behind is removed by the next one, by the id
-// that is no longer running. Processes are ended by their id alone. Output of long-lived processes goes to files: a pipe
-// that nobody reads would stop them.
+// that is no longer running. Processes are ended by their id alone. Output of long-lived processes goes to files: a
+// pipe that nobody reads would stop them.
 
 import { type ChildProcess, execFile, execFileSync, spawn } from "node:child_process";
 import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -110,12 +110,18 @@ export class Namespace {
   /** Runs a command line, words parted by blanks, and tells how it ended. */
   try(line: string | string[], { timeoutMs = RUN_TIMEOUT_MS, env = {} }: RunOptions = {}): Promise<Output> {
     const command = ["netns", "exec", this.name, ...words(line)];
-    const options = { timeout: timeoutMs, maxBuffer: 1 << 28, env: { ...process.env, ...env } as Record<string, string> };
+    const options = { timeout: timeoutMs, maxBuffer: 1 << 28, env: { ...process.env, ...env } };
     return new Promise((resolve) => {
-      execFile("ip", command, options, (error, stdout, stderr) => {
+      const child = execFile("ip", command, options, (error, stdout, stderr) => {
+        clearTimeout(timer);
         const code = error === null ? 0 : typeof error.code === "number" ? error.code : -1;
         resolve({ code, stdout, stderr });
       });
+      // Ended or not, somebody else may hold its output open: a daemon that did not let go.
+      const timer = setTimeout(() => {
+        child.stdout?.destroy(new Error("still open when the time was over"));
+        child.stderr?.destroy();
+      }, timeoutMs + 1000);
     });
   }
 
@@ -147,7 +153,9 @@ export class Namespace {
 
   /** Gives a device addresses, usable at once. */
   addresses(device: string, ...addresses: string[]): void {
-    for (const address of addresses) this.ip(`addr add ${address} dev ${device}${address.includes(":") ? " nodad" : ""}`);
+    for (const address of addresses) {
+      this.ip(`addr add ${address} dev ${device} ${address.includes(":") ? "nodad" : ""}`);
+    }
   }
 }
 

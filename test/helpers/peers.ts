@@ -46,12 +46,14 @@ export function otherEnd(): Implementation | null {
   return found && { name: "wireguard-go", command: [found.path] };
 }
 
+const TOOLS = ["ip", "ss", "wg", "wg-quick", "iperf3", "ping", "nft", "sysctl", "setpriv", "bash"];
+
 /** Why the system tests cannot run on this machine; null when they can. */
 export function obstacle(): string | null {
   if (process.platform !== "linux") return "it needs Linux";
   if (process.getuid?.() !== 0) return "it needs root";
   if (!existsSync("/dev/net/tun")) return "it needs /dev/net/tun";
-  const missing = ["ip", "wg", "wg-quick", "iperf3", "ping", "nft", "sysctl", "tcpdump"].filter((tool) => !hasTool(tool));
+  const missing = TOOLS.filter((tool) => !hasTool(tool));
   if (missing.length > 0) return `it needs ${missing.join(", ")}`;
   if (otherEnd() === null) return "it needs wireguard-go (node build/peers.mjs)";
   return null;

@@ -122,11 +122,10 @@ export class Side {
   /** Waits until the other side is seen at this endpoint. */
   async seesAt(other: Side, endpoint: string): Promise<void> {
     let seen: string | null = null;
-    await until(`endpoint ${endpoint}`, async () => (seen = (await this.peer(other)).endpoint) === endpoint, 3000).catch(
-      (error: Error) => {
-        throw new Error(`${error.message}; it is ${seen}`);
-      },
-    );
+    const isThere = async (): Promise<boolean> => (seen = (await this.peer(other)).endpoint) === endpoint;
+    await until(`endpoint ${endpoint}`, isThere, 3000).catch((error: Error) => {
+      throw new Error(`${error.message}; it is ${seen}`);
+    });
   }
 
   /** Whether one ping comes back. */
@@ -168,7 +167,10 @@ export interface Tunnel {
 }
 
 /** Addresses by side and family. */
-export const INNER = { a: { 4: "192.168.241.1", 6: "fd00:aa::1" }, b: { 4: "192.168.241.2", 6: "fd00:aa::2" } } as const;
+export const INNER = {
+  a: { 4: "192.168.241.1", 6: "fd00:aa::1" },
+  b: { 4: "192.168.241.2", 6: "fd00:aa::2" },
+} as const;
 export const OUTER = { a: { 4: "10.0.0.1", 6: "fd00:bb::1" }, b: { 4: "10.0.0.2", 6: "fd00:bb::2" } } as const;
 export const PORT = { a: 1001, b: 1002 } as const;
 /** veth devices */
@@ -257,7 +259,10 @@ export function request(name: string, text: string): Promise<string> {
 export interface IperfOptions {
   /** "-R", "-P 10", "-u -b 20M", ...; default none: one TCP stream from client to server */
   options?: string;
+  /** how long, default 1; or with `bytes` how much */
   seconds?: number;
+  /** "16M" */
+  bytes?: string;
 }
 
 /** What of `iperf3 --json` the tests look at. */
@@ -279,11 +284,11 @@ export async function iperf(
   client: Side,
   server: Side,
   address: string,
-  { options = "", seconds = 1 }: IperfOptions = {},
+  { options = "", seconds = 1, bytes }: IperfOptions = {},
 ): Promise<IperfResult> {
   const service = server.namespace.start(`iperf3 -s -1 --forceflush -B ${address}`);
   await until("iperf3 to listen", () => service.output().includes("listening") || service.code !== null);
-  const line = `iperf3 -c ${address} -J -t ${seconds} --connect-timeout 5000 ${options}`;
+  const line = `iperf3 -c ${address} -J ${bytes ? `-n ${bytes}` : `-t ${seconds}`} --connect-timeout 5000 ${options}`;
   const { stdout, stderr } = await client.namespace.try(line, { timeoutMs: seconds * 1000 + 30_000 });
   await service.stop();
   const report = stdout.startsWith("{") ? JSON.parse(stdout) : { error: stderr };

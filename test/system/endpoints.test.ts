@@ -4,7 +4,7 @@ import assert from "node:assert";
 import { type Lab, type Namespace, sleep } from "../helpers/netlab.ts";
 import type { Implementation } from "../helpers/peers.ts";
 import {
-  type Family, INNER, LINK, OUTER, PORT, Side, bringUp, endpoint, host, newKeys, systemSuite, tunnel,
+  type Family, INNER, LINK, OUTER, PORT, Side, type Tunnel, bringUp, endpoint, host, newKeys, systemSuite, tunnel,
 } from "../helpers/system.ts";
 
 const families: Family[] = [4, 6];
@@ -84,7 +84,8 @@ systemSuite("roaming", (test) => {
 
 systemSuite("source address", (test) => {
   for (const family of families) {
-    const [first, second, third] = family === 4 ? ["10.0.0.1", "10.0.0.11", "10.0.0.12"] : ["fd00:bb::1", "fd00:bb::11", "fd00:bb::12"];
+    const first = OUTER.a[family];
+    const [second, third] = family === 4 ? ["10.0.0.11", "10.0.0.12"] : ["fd00:bb::11", "fd00:bb::12"];
     const bits = family === 4 ? 24 : 64;
 
     test(`a host with several addresses answers from the one asked, IPv${family}`, async ({ ours, theirs, lab }) => {
@@ -161,14 +162,15 @@ systemSuite("source address", (test) => {
 
 systemSuite("NAT", (test) => {
   /** a behind a router that forgets UDP flows after 2 s */
-  async function behindNat(lab: Lab, a: Implementation, b: Implementation): Promise<{ a: Side; b: Side; router: Namespace }> {
+  async function behindNat(lab: Lab, a: Implementation, b: Implementation): Promise<Tunnel & { router: Namespace }> {
     const [inside, router, outside] = [lab.namespace("a"), lab.namespace("r"), lab.namespace("b")];
     lab.connect([inside, LINK.a, "192.168.1.100/24"], [router, "veth-i", "192.168.1.1/24"]);
     lab.connect([router, "veth-o", "10.0.0.1/24"], [outside, LINK.b, "10.0.0.100/24"]);
     inside.ip("route add default via 192.168.1.1");
     await router.sysctl("net.ipv4.ip_forward", 1);
     await router.nft(
-      "table ip t { chain c { type nat hook postrouting priority 100; ip saddr 192.168.1.0/24 oifname veth-o masquerade; }; }",
+      "table ip t { chain c { type nat hook postrouting priority 100; " +
+        "ip saddr 192.168.1.0/24 oifname veth-o masquerade; }; }",
     );
     await router.sysctl("net.netfilter.nf_conntrack_udp_timeout", 2);
     await router.sysctl("net.netfilter.nf_conntrack_udp_timeout_stream", 2);

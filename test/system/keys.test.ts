@@ -4,7 +4,8 @@ import assert from "node:assert";
 import { Socket } from "node:net";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
-import { type Lab, beside, sleep, until } from "../helpers/netlab.ts";
+import { type Namespace, beside, sleep, until } from "../helpers/netlab.ts";
+import type { Implementation } from "../helpers/peers.ts";
 import {
   INNER, OUTER, PORT, endpoint, host, iperf, newKeys, newPresharedKey, request, systemSuite, socketPath, tunnel,
 } from "../helpers/system.ts";
@@ -23,12 +24,12 @@ const LOW_ORDER_POINTS = [
 ];
 
 /** Counts what leaves a namespace by UDP port. */
-async function countUdpTo(lab: Lab, run: { nft(rules: string): Promise<void>; run(line: string): Promise<string> }, ...ports: number[]) {
+async function countUdpTo(namespace: Namespace, ...ports: number[]): Promise<(port: number) => Promise<number>> {
   const counters = ports.map((port) => `counter to${port} { };`).join(" ");
   const rules = ports.map((port) => `udp dport ${port} counter name to${port};`).join(" ");
-  await run.nft(`table inet count { ${counters} chain c { type filter hook output priority 0; ${rules} }; }`);
+  await namespace.nft(`table inet count { ${counters} chain c { type filter hook output priority 0; ${rules} }; }`);
   return async (port: number): Promise<number> =>
-    Number(/packets (\d+)/.exec(await run.run(`nft list counter inet count to${port}`))![1]);
+    Number(/packets (\d+)/.exec(await namespace.run(`nft list counter inet count to${port}`))![1]);
 }
 
 systemSuite("crypto-key routing", (test) => {
@@ -75,8 +76,9 @@ systemSuite("crypto-key routing", (test) => {
   test("many allowed IPs, set whole, shown whole, removed one by one", async ({ ours, theirs, lab }) => {
     const { a, b } = await tunnel(lab, { a: ours, b: theirs });
     const peers = Array.from({ length: 40 }, () => newKeys().publicKey);
+    const hex = (number: number): string => (number + 16).toString(16);
     const ips = (peer: number): string[] =>
-      Array.from({ length: 52 }, (_, i) => (i % 2 ? `10.${peer}.${i}.0/24` : `fd00:${(peer + 16).toString(16)}:${(i + 16).toString(16)}::/48`));
+      Array.from({ length: 52 }, (_, i) => (i % 2 ? `10.${peer}.${i}.0/24` : `fd00:${hex(peer)}:${hex(i)}::/48`));
     const config = peers.map((key, i) => `[Peer]\nPublicKey = ${key}\nAllowedIPs = ${ips(i).join(", ")}\n`).join("\n");
     await a.namespace.run(`wg addconf ${a.name} ${lab.file(config)}`);
     const shown = new Map((await a.peers()).map(({ publicKey, allowedIps }) => [publicKey, allowedIps]));
@@ -93,11 +95,11 @@ systemSuite("crypto-key routing", (test) => {
 
 systemSuite("keys", (test) => {
   test("our private key changes under traffic", async ({ ours, theirs, lab }) => {
-    for (const sides of [{ a: ours, b: theirs }, { a: theirs, b: ours }]) {
+    const check = async (sides: { a: Implementation; b: Implementation }): Promise<void> => {
       const { a, b } = await tunnel(lab, sides);
       await a.ping(INNER.b[4]);
       const traffic = a.namespace.start(`ping -n -f -i 0.01 ${INNER.b[4]}`);
-      for (let i = 0; i < 3; i++) {
+      for (let i = 0; i < 2; i++) {
         const old = a.keys.publicKey;
         await a.setKeys();
         const knows = `allowed-ips ${host(INNER.a[4])} endpoint ${endpoint(OUTER.a[4], PORT.a)}`;
@@ -106,8 +108,8 @@ systemSuite("keys", (test) => {
         assert.ok((await b.peer(a)).latestHandshake > 0);
       }
       assert.equal(traffic.code, null);
-      await lab.clear();
-    }
+    };
+    await Promise.all([check({ a: ours, b: theirs }), check({ a: theirs, b: ours })]);
   });
 
   test("two peers swap keys", async ({ ours, theirs, lab }) => {
@@ -162,14 +164,14 @@ systemSuite("keys", (test) => {
     const { a, b } = await tunnel(lab, { a: ours, b: theirs });
     const valid = 9999;
     const bad = 9998;
-    const count = await countUdpTo(lab, a.namespace, valid, bad);
+    const count = await countUdpTo(a.namespace, valid, bad);
     for (const [i, point] of LOW_ORDER_POINTS.entries()) {
       const key = Buffer.from(point, "hex").toString("base64");
       await a.set(`peer ${key} persistent-keepalive 1 endpoint ${OUTER.b[4]}:${bad} allowed-ips 10.97.${i}.0/24`);
     }
     await a.set(`peer ${newKeys().publicKey} persistent-keepalive 1 endpoint ${OUTER.b[4]}:${valid}`);
     a.namespace.ip(`route add 10.97.0.0/16 dev ${a.name}`);
-    for (let i = 0; i < LOW_ORDER_POINTS.length; i++) await a.namespace.try(`ping -n -c 1 -w 1 -i 0.2 10.97.${i}.1`);
+    await Promise.all(LOW_ORDER_POINTS.map((_, i) => a.namespace.try(`ping -n -c 1 -W 2 10.97.${i}.1`)));
     await until("the good one to send", async () => (await count(valid)) > 0);
     assert.equal(await count(bad), 0);
     await a.ping(INNER.b[4]);
@@ -238,7 +240,7 @@ systemSuite("keys", (test) => {
       "\u0000\u0001\u0002\n\n",
     ]) {
       const reply = await request(a.name, text);
-      assert.ok(reply === "" || /^errno=-?[1-9]\d*\n\n$/.test(reply), `${JSON.stringify(text)}: ${JSON.stringify(reply)}`);
+      assert.match(reply, /^errno=-?[1-9]\d*\n\n$/, JSON.stringify(text));
     }
     assert.match(await pings, / 0% packet loss/);
     const unchanging = (dump: string): string[] => dump.split("\n").map((line) => line.split("\t").slice(0, 4).join());
@@ -252,7 +254,8 @@ systemSuite("keys", (test) => {
     const { a, b } = await tunnel(lab, { a: ours, b: theirs });
     await a.ping(INNER.b[4]);
     const before = await a.peer(b);
-    await b.namespace.run([process.execPath, ...(process.versions.deno ? ["run", "-A"] : []), STRANGERS, `${PORT.a}`, OUTER.a[4]]);
+    const runtime = process.versions.deno ? [process.execPath, "run", "-A"] : [process.execPath];
+    await b.namespace.run([...runtime, STRANGERS, `${PORT.a}`, OUTER.a[4]]);
     await b.ping(INNER.a[4]);
     const after = await a.peer(b);
     assert.equal(after.endpoint, before.endpoint);

@@ -15,7 +15,8 @@ const SEGMENTS = (RATE_MBIT * 1e6) / 8 / 1368;
 
 /** Datagrams that the kernel could not put into a socket because its daemon did not take them. */
 async function receiveBufferErrors(side: Side): Promise<number> {
-  const [names, values] = (await side.namespace.run("grep ^Udp: /proc/net/snmp")).split("\n").map((line) => line.split(" "));
+  const lines = (await side.namespace.run("grep ^Udp: /proc/net/snmp")).split("\n");
+  const [names, values] = lines.map((line) => line.split(" "));
   return Number(values[names.indexOf("RcvbufErrors")]);
 }
 
@@ -31,7 +32,7 @@ async function handshakes({ a, b }: Tunnel): Promise<number> {
 
 if (!long) console.log(`left out: rekey: it takes ${SECONDS} s; WASMGUARD_LONG=1 runs it`);
 else systemSuite("rekey", (test) => {
-  test(`${SECONDS} s of TCP both ways through two changes of keys, ours begins and theirs begins`, async ({ ours, theirs, lab }) => {
+  test(`${SECONDS} s of TCP both ways through two changes of keys, either begins`, async ({ ours, theirs, lab }) => {
     const tunnels = [await tunnel(lab, { a: ours, b: theirs }), await tunnel(lab, { a: theirs, b: ours })];
     await Promise.all(
       tunnels.map(async (it) => {
@@ -49,8 +50,10 @@ else systemSuite("rekey", (test) => {
           assert.equal(stall, -1, `nothing moved for a second, at ${stall * INTERVAL_S} s`);
           assert.ok(bytes > (SECONDS * RATE_MBIT * 1e6) / 8 / 2, `${bytes} bytes`);
           assert.ok(retransmits < (SEGMENTS * SECONDS) / 1000, `${retransmits} segments sent again`);
-          console.log(`${a.implementation.name} begins: ${Math.round(bytes / 1e6)} MB, sent again ${retransmits}, sessions ${sessions}, ` +
-            `least in ${INTERVAL_S} s: ${Math.min(...intervals.slice(0, -1))} bytes`);
+          console.log(
+            `${a.implementation.name} begins: ${Math.round(bytes / 1e6)} MB, ${retransmits} segments sent again, ` +
+              `${sessions} sessions, at least ${Math.min(...intervals.slice(0, -1))} bytes in ${INTERVAL_S} s`,
+          );
         }
         assert.equal(await receiveBufferErrors(a), 0);
         assert.equal(await receiveBufferErrors(b), 0);
