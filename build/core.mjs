@@ -1,4 +1,4 @@
-// Compiles assembly/ to dist/core-<build>.wasm and test/assembly/*.ts to dist/test/<name>-<build>.wasm, for the builds
+// Compiles assembly/ to dist/core-<build>.wasm, its crypto to dist/speed-<build>.wasm, and test/assembly/*.ts to dist/test/<name>-<build>.wasm, for the builds
 // of asconfig.json: plain (Node 20), relaxed (V8 with relaxed SIMD) and wide (the same, for V8 that pairs operations into
 // AVX2). One process a module, as many as there are cores.
 import { execFile } from "node:child_process";
@@ -42,7 +42,11 @@ async function compile({ entry, build, out }) {
 /** Compiles what is out of date. @param {{ tests?: boolean, only?: string[] }} options */
 export async function buildCore({ tests = false, only } = {}) {
   const modules = [];
-  if (!only) for (const build of builds) modules.push({ entry: "assembly/index.ts", build, out: `dist/core-${build}.wasm` });
+  if (!only) {
+    for (const build of builds) modules.push({ entry: "assembly/index.ts", build, out: `dist/core-${build}.wasm` });
+    for (const build of ["relaxed", "wide"])
+      modules.push({ entry: "assembly/crypto/speed.ts", build, out: `dist/speed-${build}.wasm` });
+  }
   if (tests || only)
     for (const file of readdirSync(join(root, "test/assembly"))) {
       const name = basename(file, ".ts");

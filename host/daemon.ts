@@ -8,7 +8,7 @@ import {
   OUT_RUN_COUNT_MAX, OUT_RUN_LEN_MAX,
 } from "../assembly/abi.ts";
 import { AUTHTAG_LEN, DATA_HEADER_LEN } from "../assembly/protocol.ts";
-import { type CoreBuild, compileCore, createCore } from "./core.ts";
+import { type CoreBuild, compileCore, createCore, fastestBuild } from "./core.ts";
 import { Device } from "./device.ts";
 import { type CoreEvent, Driver } from "./driver.ts";
 import type { WasmguardError } from "./errors.ts";
@@ -34,6 +34,7 @@ export interface DaemonOptions {
   uapiFd?: number;
   maxPeers?: number;
   maxNodes?: number;
+  /** default: the fastest here */
   build?: CoreBuild;
   /** pairs of worker threads, 1..LANES_MAX; default 1. An inherited TUN has one queue, and so one pair. */
   lanes?: number;
@@ -116,7 +117,9 @@ export class Daemon {
    * @throws SystemError or WasmguardError with a message for the user; nothing is left behind then
    */
   static async start(options: DaemonOptions): Promise<Daemon> {
-    const daemon = new Daemon(options, await compileCore(options.build));
+    const build = options.build ?? (await fastestBuild());
+    options.log.verbose(`Core "${build}"`);
+    const daemon = new Daemon(options, await compileCore(build));
     try {
       await daemon.#start();
     } catch (error) {

@@ -7,10 +7,11 @@ export { blake2s, blake2sFinal, blake2sInit, BLAKE2S_STATE_LEN, blake2sUpdate } 
 export { hchacha20 } from "../../assembly/crypto/chacha20";
 export { hmacBlake2s, kdf1, kdf2, kdf3 } from "../../assembly/crypto/hkdf";
 export { packetMac } from "../../assembly/crypto/packetmac";
+export { sealTimes } from "../../assembly/crypto/speed";
 export { CRYPTO_END, cryptoWipe, cryptoWipeThread } from "../../assembly/crypto/scratch";
 export { x25519, x25519Public } from "../../assembly/crypto/x25519";
 
-import { packetOpen, packetSeal } from "../../assembly/crypto/aead";
+import { packetOpen } from "../../assembly/crypto/aead";
 import { blake2s } from "../../assembly/crypto/blake2s";
 import { poly1305 } from "../../assembly/crypto/poly1305";
 import { FIRST_STREAM } from "../../assembly/crypto/scratch";
@@ -21,11 +22,6 @@ import { x25519 } from "../../assembly/crypto/x25519";
 export function macUnderKey(dst: usize, ad: usize, adLen: u32, src: usize, srcLen: u32, key: usize): void {
   memory.copy(threadBase + FIRST_STREAM, key, 32);
   poly1305(dst, ad, adLen, src, srcLen);
-}
-
-/** Seals one packet `count` times under counters 0, 1, 2 ... */
-export function sealTimes(dst: usize, src: usize, srcLen: u32, key: usize, count: u32): void {
-  for (let i: u32 = 0; i < count; i++) packetSeal(dst, src, srcLen, key, i);
 }
 
 /** Opens one packet `count` times under counter 0. @returns how often it was authentic */
