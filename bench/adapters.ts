@@ -1,6 +1,6 @@
 // What is each step of the adapter worth? The same core and the same traffic, with one system call a packet at most
-// (--no-offload: what is waiting is still drained and sent together) and with super-packets through TUN and UDP (virtio
-// header, UDP_SEGMENT, UDP_GRO). wireguard-go, which has the latter, stands beside them.
+// (--no-offload: what is waiting is still drained and sent together) and with super-packets through TUN and UDP
+// (virtio header, UDP_SEGMENT, UDP_GRO). wireguard-go, which has the latter, stands beside them.
 
 import { withArguments } from "./lib/candidates.ts";
 import { withLinks } from "./lib/lab.ts";

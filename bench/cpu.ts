@@ -1,6 +1,6 @@
-// What does a gigabyte cost? CPU time of both daemons together, their context switches and their system calls, for TCP
-// both ways, from /proc and perf. Kernel work that is done in a daemon's name (its half of the stack) is counted with it,
-// iperf3's own is not. System calls are counted in a pass of their own: to count costs time.
+// What does a gigabyte cost? CPU time of both daemons together, their context switches and their system calls, for
+// TCP both ways, from /proc and perf. Kernel work that is done in a daemon's name (its half of the stack) is counted
+// with it, iperf3's own is not. System calls are counted in a pass of their own: to count costs time.
 
 import { withLinks } from "./lib/lab.ts";
 import { systemCallsDuring, usageOf, whyNoSystemCalls } from "./lib/processes.ts";

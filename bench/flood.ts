@@ -1,7 +1,7 @@
-// Does the tunnel stay usable while strangers send handshakes? Pings through the tunnel while a third namespace sends to
-// one end's port: initiations with a valid mac1 (whoever knows the public key can make them; each costs the receiver a
-// Diffie-Hellman until it asks for cookies), 5,000 a second; garbage of their length and type; and as many valid ones.
-// The rate that the sender reached is shown: on two cores it takes one.
+// Does the tunnel stay usable while strangers send handshakes? Pings through the tunnel while a third namespace sends
+// to one end's port: initiations with a valid mac1 (whoever knows the public key can make them; each costs the
+// receiver a Diffie-Hellman until it asks for cookies), 5,000 a second; garbage of their length and type; and as many
+// valid ones. The rate that the sender reached is shown: on two cores it takes one.
 
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";

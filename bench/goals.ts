@@ -1,5 +1,6 @@
-// Are the goals met? One table of everything that the data path is held to, ours on each runtime against wireguard-go:
-// the same tunnels, the same traffic, in turn, medians of the rounds. The files beside this one ask each question closer.
+// Are the goals met? One table of everything that the data path is held to, ours on each runtime against
+// wireguard-go: the same tunnels, the same traffic, in turn, medians of the rounds. The files beside this one ask
+// each question closer.
 //
 //   node --import tsx bench/goals.ts --rounds 5     (Node >= 22.18 and Deno need no loader), about 6 minutes
 

@@ -1,9 +1,10 @@
 // How many initiations are answered a second, and what does an answer cost? Two measurements.
 //
-// In the process: our core alone is handed authentic initiations of many identities, on one core of the machine, on each
-// runtime. Through UDP: a daemon of each implementation with 1,000 peers answers all of them from one address, with few
-// enough under way that nobody asks for cookies. wireguard-go spreads handshakes over cores and ours does them on one
-// thread; so beside the rate there is the rate for each second of CPU time, which is "on one core" for both.
+// In the process: our core alone is handed authentic initiations of many identities, on one core of the machine, on
+// each runtime. Through UDP: a daemon of each implementation with 1,000 peers answers all of them from one address,
+// with few enough under way that nobody asks for cookies. wireguard-go spreads handshakes over cores and ours does
+// them on one thread; so beside the rate there is the rate for each second of CPU time, which is "on one core" for
+// both.
 
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -29,9 +30,9 @@ await bench("initiations answered", async (run) => {
       const child = lab.background(scriptCommand(executable!, script, "256", short ? "3" : "8"));
       const code = await child.ended(60_000);
       if (code !== 0) throw new Error(`answerer.ts ended with ${code}:\n${child.output()}`);
-      return { "answers/s": JSON.parse(child.output()).perSecond as number };
+      return { "answers/CPU s": JSON.parse(child.output()).perSecond as number };
     });
-    run.compare("our core alone, on one core", run.candidates.ours, inProcess);
+    run.compare("our core alone", run.candidates.ours, inProcess);
   } finally {
     await lab.close();
   }
@@ -39,7 +40,8 @@ await bench("initiations answered", async (run) => {
   const keys = newKeys();
   // As many as the fastest could answer in the time.
   const perIdentity = Math.ceil((seconds * 8000) / IDENTITIES);
-  const { publicKeys, messages } = await makeInitiations(Buffer.from(keys.publicKey, "base64"), IDENTITIES, perIdentity);
+  const publicKey = Buffer.from(keys.publicKey, "base64");
+  const { publicKeys, messages } = await makeInitiations(publicKey, IDENTITIES, perIdentity);
   const sections = peerSections(publicKeys);
 
   const answer = async (candidate: Candidate): Promise<Sample> => {
@@ -63,7 +65,7 @@ await bench("initiations answered", async (run) => {
         if (code !== 0) throw new Error(`initiator.ts ended with ${code}:\n${child.output()}`);
         return JSON.parse(child.output()) as { sent: number; answered: number; other: number; seconds: number };
       });
-      if (result.answered === 0) throw new Error(`${candidate.name} answered none of ${result.sent}:\n${side.daemon.output()}`);
+      if (result.answered === 0) throw new Error(`${candidate.name} answered nothing:\n${side.daemon.output()}`);
       return {
         "answers/s": result.answered / result.seconds,
         "answers/CPU s": result.answered / usage.cpuSeconds,

@@ -1,5 +1,5 @@
-// How many small packets pass? iperf3 sends UDP payloads of 64 bytes as fast as it can (-b 0); what counts is what the
-// receiver got. The sender takes a core for itself, as it does for everybody here.
+// How many small packets pass? iperf3 sends UDP payloads of 64 bytes as fast as it can (-b 0); what counts is what
+// the receiver got. The sender takes a core for itself, as it does for everybody here.
 
 import { withLinks } from "./lib/lab.ts";
 import { bench, type Sample } from "./lib/run.ts";

@@ -1,5 +1,5 @@
-// What do many peers cost? One end has 1, 1,000, 10,000 (--long: 100,000) more of them: the time of `wg addconf` and of
-// `wg show dump`, the memory each takes, and what one busy peer still gets through.
+// What do many peers cost? One end has 1, 1,000, 10,000 (--long: 100,000) more of them: the time of `wg addconf` and
+// of `wg show dump`, the memory each takes, and what one busy peer still gets through.
 
 import { withArguments } from "./lib/candidates.ts";
 import { type Link, withLink } from "./lib/lab.ts";

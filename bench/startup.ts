@@ -1,5 +1,6 @@
-// How long until a daemon can be configured? From the start of its process until its control socket accepts, asked every
-// millisecond; and until `wg show` has an answer. In the foreground: what wg-quick waits for is the same, plus a fork.
+// How long until a daemon can be configured? From the start of its process until its control socket accepts, asked
+// every millisecond; and until `wg show` has an answer. In the foreground: what wg-quick waits for is the same, plus
+// a fork.
 
 import { Lab, sleep } from "../test/helpers/netlab.ts";
 import { answers } from "../test/helpers/system.ts";
@@ -17,7 +18,7 @@ async function start(candidate: Candidate): Promise<Sample> {
     const daemon = namespace.start([...candidate.command, "-f", name]);
     while (!(await answers(name))) {
       if (daemon.code !== null) throw new Error(`${candidate.name} ended with ${daemon.code}:\n${daemon.output()}`);
-      if (performance.now() > begin + LIMIT_MS) throw new Error(`${candidate.name} does not answer after ${LIMIT_MS} ms`);
+      if (performance.now() > begin + LIMIT_MS) throw new Error(`${candidate.name}: silent for ${LIMIT_MS} ms`);
       await sleep(1);
     }
     const accepted = performance.now() - begin;

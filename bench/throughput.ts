@@ -1,5 +1,6 @@
-// How much TCP passes, either way, in one flow and in ten? iperf3 through tunnels of wireguard-go and of ours, both ends
-// on this machine. Retransmits are of both directions together: a tunnel that loses packets of its own shows here.
+// How much TCP passes, either way, in one flow and in ten? iperf3 through tunnels of wireguard-go and of ours, both
+// ends on this machine. Retransmits are of both directions together: a tunnel that loses packets of its own shows
+// here.
 
 import { withLinks } from "./lib/lab.ts";
 import { bench, type Sample } from "./lib/run.ts";

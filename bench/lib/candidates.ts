@@ -1,9 +1,9 @@
-// Who takes part: wireguard-go, and ours on each runtime of the goals that this machine has. What is not found is named,
-// with the places that were looked at.
+// Who takes part: wireguard-go, and ours on each runtime of the goals that this machine has. What is not found is
+// named, with the places that were looked at.
 //
-// Runtimes: the one that runs the benchmark, those of WASMGUARD_RUNTIMES, of .ci/runtimes (npm ci --prefix .ci/runtimes)
-// and of PATH; the first of a kind counts. Deno is taken as its own program: behind npm's wrapper script the process id
-// would be that of a Node that waits.
+// Runtimes: the one that runs the benchmark, those of WASMGUARD_RUNTIMES, of .ci/runtimes (npm ci --prefix
+// .ci/runtimes) and of PATH; the first of a kind counts. Deno is taken as its own program: behind npm's wrapper
+// script the process id would be that of a Node that waits.
 
 import { execFileSync } from "node:child_process";
 import { existsSync, realpathSync } from "node:fs";
@@ -66,7 +66,8 @@ function findRuntimes(): Candidate[] {
     try {
       const { name, command } = onRuntime(place);
       const kind = kindOf(name);
-      if (kind && !found.has(kind)) found.set(kind, { name: title(name), command: [...QUIET, ...command], kind, executable: place });
+      if (!kind || found.has(kind)) continue;
+      found.set(kind, { name: title(name), command: [...QUIET, ...command], kind, executable: place });
     } catch {
       // It does not run here: the next place may.
     }

@@ -1,5 +1,5 @@
-// Handshake initiations made in advance by our own core, on a virtual clock: authentic ones of many identities, each with
-// a later timestamp than the one before it, for whoever has to answer them.
+// Handshake initiations made in advance by our own core, on a virtual clock: authentic ones of many identities, each
+// with a later timestamp than the one before it, for whoever has to answer them.
 
 import {
   DEVICE_PUBLIC_KEY, ENDPOINT_ADDR, ENDPOINT_FAMILY, ENDPOINT_LEN, ENDPOINT_PORT, OUT_LENGTH, OUT_OFFSET, OUT_SIZE,

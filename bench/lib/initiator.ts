@@ -1,6 +1,6 @@
 // A process of bench/handshake.ts, in the stranger's namespace: sends initiations made in advance and counts the
-// responses. A fixed number is under way at a time, few enough that nobody asks for cookies; one that is not answered in
-// time is given up. Ends when all are sent or the time is over, and the last answers had their time. Prints JSON.
+// responses. A fixed number is under way at a time, few enough that nobody asks for cookies; one that is not answered
+// in time is given up. Ends when all are sent or the time is over, and the last answers had their time. Prints JSON.
 //
 //   initiator.ts FILE ADDRESS PORT UNDERWAY SECONDS
 

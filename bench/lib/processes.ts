@@ -1,10 +1,10 @@
-// What a process cost, from /proc: CPU time, context switches, memory; and its system calls, counted by perf where there
-// is one. All of it is read from outside, so no implementation has to be trusted with its own figures.
+// What a process cost, from /proc: CPU time, context switches, memory; and its system calls, counted by perf where
+// there is one. All of it is read from outside, so no implementation has to be trusted with its own figures.
 
 import { existsSync, readFileSync, readdirSync } from "node:fs";
 import { delimiter, join } from "node:path";
 import process from "node:process";
-import type { Background, Lab } from "../../test/helpers/netlab.ts";
+import type { Lab } from "../../test/helpers/netlab.ts";
 
 /** of utime and stime in /proc/PID/stat: fixed in Linux's interface to programs */
 const TICKS_PER_SECOND = 100;
@@ -114,7 +114,8 @@ export async function systemCallsDuring<T>(
   pids: number[],
   work: () => Promise<T>,
 ): Promise<{ result: T; calls: number }> {
-  const perf: Background = lab.background(["perf", "stat", "-x", ",", "-e", "raw_syscalls:sys_enter", "-p", pids.join(",")]);
+  const command = ["perf", "stat", "-x", ",", "-e", "raw_syscalls:sys_enter", "-p", pids.join(",")];
+  const perf = lab.background(command);
   await new Promise((resolve) => setTimeout(resolve, 300)); // until it is attached; it says nothing
   const result = await work();
   perf.signal("SIGINT");

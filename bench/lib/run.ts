@@ -1,6 +1,6 @@
-// The frame of a benchmark: its options, what is printed of the machine and the versions, rounds in which everybody takes
-// part in turn, and the results as a file. Who begins changes from round to round, so that being first or last is nobody's
-// property. A benchmark that hangs ends itself, and its laboratories with it.
+// The frame of a benchmark: its options, what is printed of the machine and the versions, rounds in which everybody
+// takes part in turn, and the results as a file. Who begins changes from round to round, so that being first or last
+// is nobody's property. A benchmark that hangs ends itself, and its laboratories with it.
 
 import { mkdirSync, writeFileSync } from "node:fs";
 import { cpus, loadavg, release, totalmem } from "node:os";
@@ -129,10 +129,11 @@ function progress(text: string): void {
 
 function describeMachine(): string[] {
   const [cpu] = cpus();
+  const memory = Math.round(totalmem() / 2 ** 30);
   const deno = (globalThis as { Deno?: { version: { deno: string } } }).Deno;
   return [
     `${new Date().toISOString()}, load ${figure(loadavg()[0])}`,
-    `${cpu?.model.trim() ?? "unknown CPU"} x ${cpus().length}, ${Math.round(totalmem() / 2 ** 30)} GiB, ${process.platform} ${release()}`,
+    `${cpu?.model.trim() ?? "unknown CPU"} x ${cpus().length}, ${memory} GiB, ${process.platform} ${release()}`,
     `driven by ${deno ? `Deno ${deno.version.deno}` : `Node ${process.version}`}`,
   ];
 }

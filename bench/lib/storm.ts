@@ -1,7 +1,7 @@
-// A process of bench/flood.ts, in the stranger's namespace: sends the datagrams of a file over and over, at a given rate,
-// for a given time. Each is a message of its own (no UDP_SEGMENT, which would let the receiver take them as runs). It uses
-// the daemon's own sender, because 180,000 a second are too many for node:dgram. Prints a line when it begins and JSON
-// when it has ended.
+// A process of bench/flood.ts, in the stranger's namespace: sends the datagrams of a file over and over, at a given
+// rate, for a given time. Each is a message of its own (no UDP_SEGMENT, which would let the receiver take them as
+// runs). It uses the daemon's own sender, because 180,000 a second are too many for node:dgram. Prints a line when it
+// begins and JSON when it has ended.
 //
 //   storm.ts FILE ADDRESS PORT PER_SECOND SECONDS
 

@@ -27,8 +27,8 @@ export function figure(value: number): string {
 /** A table as Markdown, which is also readable as it is: the first column to the left, the others to the right. */
 export function formatTable(rows: string[][]): string {
   const widths = rows[0].map((_, column) => Math.max(3, ...rows.map((row) => (row[column] ?? "").length)));
-  const line = (row: string[]): string =>
-    `| ${widths.map((width, i) => (i === 0 ? (row[i] ?? "").padEnd(width) : (row[i] ?? "").padStart(width))).join(" | ")} |`;
-  const rule = `|${widths.map((width, i) => (i === 0 ? "-".repeat(width + 2) : `${"-".repeat(width + 1)}:`)).join("|")}|`;
-  return [line(rows[0]), rule, ...rows.slice(1).map(line)].join("\n");
+  const pad = (text: string, i: number): string => (i === 0 ? text.padEnd(widths[i]) : text.padStart(widths[i]));
+  const line = (row: string[]): string => `| ${widths.map((_, i) => pad(row[i] ?? "", i)).join(" | ")} |`;
+  const rules = widths.map((width, i) => (i === 0 ? "-".repeat(width + 2) : `${"-".repeat(width + 1)}:`));
+  return [line(rows[0]), `|${rules.join("|")}|`, ...rows.slice(1).map(line)].join("\n");
 }

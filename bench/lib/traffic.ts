@@ -27,7 +27,8 @@ export interface TcpResult {
 }
 
 /** iperf3 from a to b. */
-export async function tcp({ a, b }: Ends, { seconds, reverse, flows = 1, options = "" }: TcpOptions): Promise<TcpResult> {
+export async function tcp({ a, b }: Ends, traffic: TcpOptions): Promise<TcpResult> {
+  const { seconds, reverse, flows = 1, options = "" } = traffic;
   const line = [reverse && "-R", flows > 1 && `-P ${flows}`, options].filter(Boolean).join(" ");
   const { bytes, bitsPerSecond, retransmits } = await iperf(a, b, INNER.b[4], { seconds, options: line });
   return { gbits: bitsPerSecond / 1e9, gigabytes: bytes / 1e9, retransmits };
@@ -36,7 +37,10 @@ export async function tcp({ a, b }: Ends, { seconds, reverse, flows = 1, options
 /** bytes of UDP payload of a small packet */
 export const SMALL_LEN = 64;
 
-/** Packets of 64 bytes as fast as iperf3 makes them. @returns thousands a second that the receiver got, and those lost, % */
+/**
+ * Packets of 64 bytes as fast as iperf3 makes them.
+ * @returns thousands a second that the receiver got, and % of those sent that it did not
+ */
 export async function smallPackets({ a, b }: Ends, seconds: number): Promise<{ delivered: number; lost: number }> {
   const options = `-u -b 0 -l ${SMALL_LEN}`;
   const { bitsPerSecond, packets, lostPackets } = await iperf(a, b, INNER.b[4], { seconds, options });
