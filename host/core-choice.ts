@@ -1,9 +1,10 @@
 // Which build of the core is the fastest here: plain, relaxed or wide.
 //
-// The wide build pays where V8 pairs its operations into AVX2, which only an experimental flag makes it do, and where the
-// CPU is as good at 256 bits as at 128: no version number tells that, so it is measured. Two small modules with the
+// The wide build pays where V8 pairs its operations into AVX2, which only an experimental flag makes it do, and where
+// the CPU is as good at 256 bits as at 128: no version number tells that, so it is measured. Two small modules with the
 // crypto alone seal packets in turn, compiled by the optimizing compiler at once (waiting for V8 to tier up would take
-// hundreds of packets and a busy machine's time): 15 ms at start-up. Whatever fails, the relaxed build is the answer.
+// hundreds of packets and a busy machine's time): 15 to 25 ms of CPU at start-up. Whatever fails, the relaxed build is
+// the answer.
 //
 // V8's flags belong to the process, so only a daemon, which owns its process, asks for this choice; a library takes
 // pickBuild(). The flag set on the main thread holds for modules that workers are sent.

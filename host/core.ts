@@ -80,7 +80,7 @@ const dist = new URL(import.meta.url.endsWith(".ts") ? "../dist/" : "./", import
 /** Plaintext of a full packet at the usual MTU. */
 const FULL_PACKET_LEN = 1420;
 
-/** The fastest build on this CPU: sets a flag of V8, so it is for who owns the process, and takes 15 ms. Never throws. */
+/** The fastest build on this CPU. It sets a flag of V8, so it is for who owns the process; 15 to 25 ms. Never throws. */
 export async function fastestBuild(): Promise<CoreBuild> {
   return chooseBuild(pickBuild(), openSeal);
 }

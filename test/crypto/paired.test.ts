@@ -1,6 +1,6 @@
 // The wide build as V8 compiles it with paired operations: the bytes of node:crypto at every length. The other suites
-// run it as any engine does; here its functions are compiled by the optimizing compiler before they run, under the flag.
-// Only for engines that know the flag: elsewhere there is no such code.
+// run it as any engine does; here the optimizing compiler compiles its functions before they run, under the flag. Only
+// for engines that know the flag: elsewhere there is no such code.
 import { suite } from "uvu";
 import * as assert from "node:assert/strict";
 import { createCipheriv } from "node:crypto";

@@ -73,8 +73,8 @@ test("the fastest build is one that this engine runs", async () => {
 
 test("a build that this engine cannot run is refused by name", async () => {
   for (const build of ["relaxed", "wide"] as const) {
-    if (pickBuild() === "plain") await assert.rejects(compileCore(build), { code: "ENOTSUP", message: new RegExp(build) });
-    else assert.ok((await compileCore(build)) instanceof WebAssembly.Module);
+    if (pickBuild() !== "plain") assert.ok((await compileCore(build)) instanceof WebAssembly.Module);
+    else await assert.rejects(compileCore(build), { code: "ENOTSUP", message: new RegExp(build) });
   }
   await setPairing(false);
 });
