@@ -3,7 +3,7 @@
 // and each as a ratio to our fastest build. The wide build runs where V8 can pair its operations, and only there.
 //
 // Then OpenSSL's own loop, whole and limited to SSE, in turn with ours, and which of our promises hold. Best rounds by
-// CPU time on both sides, as `openssl speed` counts: so long a measurement would otherwise show the machine's other work.
+// CPU time on both sides, as `openssl speed` counts: so long a measurement would else show the machine's other work.
 //
 // A packet is one call with its own nonce for every candidate. Ours lies in the core's memory, as in the data path, and
 // is called in a loop inside wasm; the peers take and return Uint8Arrays, as their users call them.
@@ -313,7 +313,9 @@ const openssl: Record<string, () => number> = {
 const ours = Object.fromEntries(cores.map((core) => [`wasmguard ${core.build}`, () => sealSpeed(core)]));
 const speeds = new Map<string, number[]>();
 for (let round = 0; round < OPENSSL_ROUNDS; round++)
-  for (const [name, run] of Object.entries({ ...ours, ...openssl })) speeds.set(name, [...(speeds.get(name) ?? []), run()]);
+  for (const [name, run] of Object.entries({ ...ours, ...openssl })) {
+    speeds.set(name, [...(speeds.get(name) ?? []), run()]);
+  }
 const speed = (name: string): number => Math.max(...(speeds.get(name) ?? [0]));
 console.log(`\nseal ${FULL} bytes by CPU time, best of ${OPENSSL_ROUNDS} rounds, ${opensslVersion()}`);
 for (const name of speeds.keys()) console.log(`  ${name.padEnd(31)}${speed(name).toFixed(1).padStart(7)} MB/s`);
