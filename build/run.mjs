@@ -11,13 +11,15 @@ const isDeno = "Deno" in globalThis;
 /** Runs a command with our terminal. Resolves with its exit code; forwards what it prints to `see` as well. */
 function run(command, args, { see, env } = {}) {
   return new Promise((resolve, reject) => {
-    const stdio = see ? ["inherit", "pipe", "inherit"] : "inherit";
+    const stdio = see ? ["inherit", "pipe", "pipe"] : "inherit";
     const child = spawn(command, args, { cwd: root, stdio, env: { ...process.env, ...env } });
     child.on("error", reject);
-    child.stdout?.on("data", (chunk) => {
-      process.stdout.write(chunk);
-      see(String(chunk));
-    });
+    for (const name of ["stdout", "stderr"]) {
+      child[name]?.on("data", (chunk) => {
+        process[name].write(chunk);
+        see(String(chunk));
+      });
+    }
     // Ctrl-C reaches the child from the terminal; we stay to pass on how it ended.
     const wait = () => {};
     process.on("SIGINT", wait);
@@ -96,11 +98,11 @@ async function test(filters) {
     passed += figure("Passed");
     const bad = total - figure("Passed");
     failed += bad;
-    if (total === 0 || (code !== 0 && bad === 0)) {
+    const unable = (output.match(/^\s*cannot run: /gm) ?? []).length + figure("Skipped");
+    if ((total === 0 && unable === 0) || (code !== 0 && bad === 0)) {
       console.log(`test/${group}: ended with code ${code} after ${total} tests`);
       failed++;
     }
-    const unable = (output.match(/^\s*cannot run: /gm) ?? []).length + figure("Skipped");
     skipped += unable;
     if (strict && unable > 0) {
       console.log(`test/${group}: ${unable} could not run, and WASMGUARD_NO_SKIP=1 forbids that`);
