@@ -7,11 +7,11 @@
 
 import { execFileSync } from "node:child_process";
 import { cpSync, existsSync, mkdirSync, readFileSync, readdirSync, rmSync, statSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { sleep } from "../test/helpers/netlab.ts";
-import type { Candidate } from "./lib/candidates.ts";
+import { type Candidate, type Kind, withArguments } from "./lib/candidates.ts";
 import { type Link, warmUp, withLink } from "./lib/lab.ts";
 import { usageOf, whyNoSystemCalls } from "./lib/processes.ts";
 import { bench } from "./lib/run.ts";
@@ -47,14 +47,19 @@ const STAGES = [
   "interrupts, faults", "JavaScript", "FFI", "runtime", "C library",
 ];
 
-const buildOf = ({ kind }: Candidate): string => (kind === "Node 20" ? "plain" : "relaxed");
+/** What of the core each runtime can run: named, since the daemon's own choice depends on a measurement. */
+const BUILDS: Record<Kind, string[]> = { "Node 24": ["wide", "relaxed"], "Node 20": ["plain"], Deno: ["relaxed"] };
 
-/** dist/ with a core whose functions have names. @returns its folder, and names by build and index */
-function namedProduct(builds: Set<string>): { folder: string; names: Map<string, string[]> } {
+/**
+ * The product with a core whose functions have names.
+ * @param dist  where its command lies
+ * @returns its folder, and names by build and index
+ */
+function namedProduct(dist: string, builds: Set<string>): { folder: string; names: Map<string, string[]> } {
   const folder = join(root, "node_modules/.cache/wasmguard-profile/dist");
   mkdirSync(folder, { recursive: true });
-  for (const file of readdirSync(join(root, "dist"))) {
-    if (file.endsWith(".js")) cpSync(join(root, "dist", file), join(folder, file));
+  for (const file of readdirSync(dist)) {
+    if (file.endsWith(".js")) cpSync(join(dist, file), join(folder, file));
   }
   cpSync(join(root, "package.json"), join(folder, "../package.json"));
   const names = new Map<string, string[]>();
@@ -63,7 +68,7 @@ function namedProduct(builds: Set<string>): { folder: string; names: Map<string,
     const asc = join(root, "node_modules/assemblyscript/bin/asc.js");
     const options = ["--config", "asconfig.json", "--target", build, "--textFile", text];
     const out = ["--outFile", join(folder, `core-${build}.wasm`)];
-    const product = join(root, `dist/core-${build}.wasm`);
+    const product = join(dist, `core-${build}.wasm`);
     if (!existsSync(text) || statSync(text).mtimeMs < statSync(product).mtimeMs) {
       execFileSync(process.execPath, [asc, "assembly/index.ts", ...options, ...out], { cwd: root, stdio: "pipe" });
     }
@@ -156,9 +161,15 @@ await bench("where the time goes", async (run) => {
   const reason = whyNoSystemCalls();
   if (reason) return run.print(`cannot profile: ${reason.replace("system calls are not counted: ", "")}`);
   const [, ...ours] = run.few();
-  const { folder, names } = namedProduct(new Set(ours.map(buildOf)));
-  for (const candidate of ours) {
-    const functions = names.get(buildOf(candidate))!;
+  const dist = dirname(ours[0].command.find((word) => word.endsWith("/cli.js"))!);
+  const subjects = ours.flatMap((candidate) =>
+    BUILDS[candidate.kind!].slice(0, run.options.short ? 1 : 2).map((build) => ({
+      build, candidate: withArguments(candidate, `${candidate.name}, ${build}`, "--core", build),
+    })),
+  );
+  const { folder, names } = namedProduct(dist, new Set(subjects.map(({ build }) => build)));
+  for (const { build, candidate } of subjects) {
+    const functions = names.get(build)!;
     await withLink(profiled(candidate, folder), async (link) => {
       try {
         await warmUp(link);

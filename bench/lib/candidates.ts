@@ -78,15 +78,18 @@ function findRuntimes(): Candidate[] {
 /**
  * All that takes part.
  * @param only  parts of names, as "Node 24" or "deno"; empty = all. wireguard-go always takes part
+ * @param core  ours with this build of the core; default: the daemon's own choice
  * @throws {Error} when there is no wireguard-go to compare with
  */
-export function findCandidates(only: string[] = []): Candidates {
+export function findCandidates(only: string[] = [], core?: string): Candidates {
   const { path, version } = fetchWireguardGo();
   const theirs: Candidate = { name: version.replace(/ \(.*/, ""), command: [...QUIET, path], kind: null };
   const wanted = ({ name }: { name: string }): boolean =>
     only.length === 0 || only.some((part) => name.toLowerCase().includes(part.toLowerCase()));
   const runtimes = findRuntimes();
-  const ours = runtimes.filter(wanted);
+  const ours = runtimes
+    .filter(wanted)
+    .map((candidate) => (core ? withArguments(candidate, `${candidate.name} ${core}`, "--core", core) : candidate));
   const missing = KINDS.filter((kind) => !runtimes.some((candidate) => candidate.kind === kind)).map(
     (kind) => `not found, so not measured: ${kind} (in WASMGUARD_RUNTIMES, .ci/runtimes and PATH)`,
   );

@@ -29,6 +29,7 @@ const USAGE = `
   --rounds N       default 5
   --seconds N      of each transfer, default 4
   --runtimes A,B   ours on these alone, as "node 24,deno"
+  --core BUILD     ours with this build of the core; default: the daemon's choice
   --long           also what takes minutes
   --save           write the result to bench/results
 `;
@@ -152,6 +153,7 @@ export async function bench(title: string, body: (run: Run) => Promise<void>): P
       rounds: { type: "string" },
       seconds: { type: "string" },
       runtimes: { type: "string", default: "" },
+      core: { type: "string" },
       help: { type: "boolean", default: false },
     },
   });
@@ -175,7 +177,7 @@ export async function bench(title: string, body: (run: Run) => Promise<void>): P
     const options: Options = {
       short, long, rounds: whole(values.rounds, short ? 1 : 5), seconds: whole(values.seconds, short ? 1 : 4),
     };
-    const candidates = findCandidates(values.runtimes.split(",").filter(Boolean));
+    const candidates = findCandidates(values.runtimes.split(",").filter(Boolean), values.core);
     const run = new Run(name, title, options, candidates, values.save);
     for (const line of describeMachine()) run.print(line);
     run.print(`rounds: ${options.rounds}; medians; (ratio to ${candidates.theirs.name}, or to the first line)`);
