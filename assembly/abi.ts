@@ -20,7 +20,7 @@ export const NOT_READY = -12; // device down, or called before deviceInit
 // --- drop reasons: index into the device's counters (DEVICE_DROPS, u32 pairs = u64 each) -------------------------
 export const DROP_NONE = 0;
 // inbound datagrams
-export const DROP_TRUNCATED = 1; // shorter than its type's header, or cut by the receiver's buffer
+export const DROP_TRUNCATED = 1; // shorter than a message type, or cut by the receiver's buffer
 export const DROP_BAD_LENGTH = 2; // not the length of its type
 export const DROP_BAD_TYPE = 3; // unknown type, or reserved bytes not zero
 export const DROP_BAD_MAC1 = 4;

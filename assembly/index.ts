@@ -101,7 +101,8 @@ export { peerAdd, peerRemove } from "./tunnel/device";
 
 /** The peer with the public key at `key`, or NOT_FOUND. */
 export function peerFind(key: usize): i32 {
-  return keyLookup(key);
+  const number = keyLookup(key);
+  return number < 0 ? NOT_FOUND : number;
 }
 
 /** First peer in order of adding, or NOT_FOUND. */

@@ -69,7 +69,7 @@ function markCongestion(packet: usize, version: u32): void {
 function keepFresh(peer: Peer, now: u64): void {
   if (peer.sentLastMinuteHandshake || peer.current == NO_SESSION) return;
   const session = sessionAt(peer, peer.current);
-  if (!session.isInitiator || now < session.born + <u64>REKEY_AFTER_TIME_RECEIVING_MS * NS_PER_MS) return;
+  if (!session.isInitiator || !session.sendingValid || now < session.born + <u64>REKEY_AFTER_TIME_RECEIVING_MS * NS_PER_MS) return;
   peer.sentLastMinuteHandshake = 1;
   post(peer, PENDING_HANDSHAKE);
 }
