@@ -3,11 +3,11 @@
 // DELIVER records gather the payloads from where they were opened.
 //
 // A packet joins when its headers say nothing that the one header left could not say for both: same flow, same TTL,
-// TOS, DF and options, next sequence number, same acknowledgment, window and urgent pointer, no flag but ACK, PSH and the
-// same ECE, payload no longer than the first one's, valid checksums, no fragment, no extension header. A shorter payload
-// or PSH ends the run. One flow is open at a time: packets keep their order across flows too. (A table of flows, as GRO
-// has, was rejected: runs come in one after the other as the sender's super-packets left, and order across flows is worth
-// more.)
+// TOS, DF and options, next sequence number, same acknowledgment, window and urgent pointer, no flag but ACK, PSH and
+// the same ECE, payload no longer than the first one's, valid checksums, no fragment, no extension header. A shorter
+// payload or PSH ends the run. One flow is open at a time: packets keep their order across flows too. (A table of flows,
+// as GRO has, was rejected: runs come in one after the other as the sender's super-packets left, and order across flows
+// is worth more.)
 //
 // So segmenting a joined packet gives the same packets, byte for byte, but for the identification of IPv4 packets with
 // DF: RFC 6864 §4.1 has it ignored there, and they come out counted up from the first one's.
@@ -177,7 +177,7 @@ export function coalesce(packet: usize, len: u32, peer: u32, joinUdp: bool): voi
   if (plain && protocol == PROTOCOL_TCP && len >= transport + TCP_HEADER_LEN) {
     headers = transport + ((<u32>load<u8>(packet + transport, TCP_DATA_OFFSET) >> 4) << 2);
     flags = load<u8>(packet + transport, TCP_FLAGS);
-    if (headers < transport + TCP_HEADER_LEN || headers >= len || (flags & ~(TCP_PSH | TCP_ECE)) != TCP_ACK) plain = false;
+    plain = headers >= transport + TCP_HEADER_LEN && headers < len && (flags & ~(TCP_PSH | TCP_ECE)) == TCP_ACK;
   } else if (plain && protocol == PROTOCOL_UDP && joinUdp && len > transport + UDP_HEADER_LEN) {
     headers = transport + UDP_HEADER_LEN;
     if (be16(packet + transport, UDP_LENGTH) != len - transport || load<u16>(packet + transport, UDP_CHECKSUM) == 0)

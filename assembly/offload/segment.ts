@@ -10,8 +10,8 @@ import { fold, pseudoSum, sum, sumShort, word } from "./checksum";
 import {
   be16, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, IPV4_CHECKSUM, IPV4_FRAGMENT, IPV4_FRAGMENT_MASK,
   IPV4_HEADER_LEN, IPV4_ID, IPV4_PROTOCOL, IPV4_TOTAL_LENGTH, IPV6_DESTINATION_OPTIONS, IPV6_HEADER_LEN,
-  IPV6_HOP_OPTIONS, IPV6_NEXT_HEADER, IPV6_PAYLOAD_LENGTH, IPV6_ROUTING, PROTOCOL_TCP, PROTOCOL_UDP, putBe16, TCP_CHECKSUM, TCP_CWR, TCP_DATA_OFFSET,
-  TCP_FIN, TCP_FLAGS, TCP_HEADER_LEN, TCP_PSH, TCP_SEQUENCE, UDP_CHECKSUM, UDP_HEADER_LEN, UDP_LENGTH,
+  IPV6_HOP_OPTIONS, IPV6_NEXT_HEADER, IPV6_PAYLOAD_LENGTH, IPV6_ROUTING, PROTOCOL_TCP, PROTOCOL_UDP, putBe16,
+  TCP_CHECKSUM, TCP_CWR, TCP_DATA_OFFSET, TCP_FIN, TCP_FLAGS, TCP_HEADER_LEN, TCP_PSH, TCP_SEQUENCE, UDP_CHECKSUM, UDP_HEADER_LEN, UDP_LENGTH,
   VNET_CSUM_OFFSET, VNET_CSUM_START, VNET_F_NEEDS_CSUM, VNET_FLAGS, VNET_GSO_SIZE, VNET_GSO_TYPE, VNET_LEN,
 } from "./vnet";
 
@@ -71,7 +71,7 @@ function leadsTo(packet: usize, transport: u32, protocol: u32): bool {
   return at == transport && next == protocol;
 }
 
-/** Whether the IP header of a super-packet agrees with its length, and its transport begins where the virtio header says. */
+/** Whether a super-packet's IP header agrees with its length, and leads to `protocol` at `transport`. */
 function networkAgrees(packet: usize, len: u32, version: u32, transport: u32, protocol: u32): bool {
   if (version == 4) {
     return (

@@ -226,7 +226,9 @@ export interface Vnet {
   packet: Bytes;
 }
 
-export function vnetHeader(flags: number, type: number, hdrLen: number, size: number, start: number, offset: number): Bytes {
+export function vnetHeader(
+  flags: number, type: number, hdrLen: number, size: number, start: number, offset: number,
+): Bytes {
   const header = new Uint8Array(10);
   const view = new DataView(header.buffer);
   view.setUint8(0, flags);
@@ -246,7 +248,8 @@ export function superPacket(fields: Fields, gsoSize: number): Vnet {
   const ecn = fields.protocol === TCP && fields.flags & CWR ? GSO_ECN : 0;
   const offset = fields.protocol === TCP ? 16 : 6;
   const start = transportOffset(fields);
-  return { packet, header: vnetHeader(NEEDS_CSUM, gsoType(fields) | ecn, headersLength(fields), gsoSize, start, offset) };
+  const header = vnetHeader(NEEDS_CSUM, gsoType(fields) | ecn, headersLength(fields), gsoSize, start, offset);
+  return { packet, header };
 }
 
 /** The fields of each segment: what TSO and USO promise. */
@@ -267,7 +270,7 @@ export function segmentFields(fields: Fields, gsoSize: number): Fields[] {
 export const segmentsOf = (fields: Fields, gsoSize: number): Bytes[] => segmentFields(fields, gsoSize).map(build);
 
 /**
- * What the kernel's stack makes of bytes written to a TUN with IFF_VNET_HDR: one packet, or the segments of a joined one.
+ * What the kernel makes of bytes written to a TUN with IFF_VNET_HDR: one packet, or the segments of a joined one.
  * Asserts that the header is one that virtio_net_hdr_to_skb takes, and tells the whole truth.
  */
 export function expand(delivered: Bytes): { packets: Bytes[]; valid: boolean; fields?: Fields } {
@@ -290,14 +293,14 @@ export function expand(delivered: Bytes): { packets: Bytes[]; valid: boolean; fi
   return { packets: segmentsOf(fields, size), valid: true, fields };
 }
 
-/** Whether a segment of a joined packet is the packet that came, but for what may differ (RFC 6864: the id beside DF). */
+/** Whether a segment of a joined packet is the packet that came, but for the identification beside DF (RFC 6864). */
 export function sameAfterJoin(came: Bytes, segment: Bytes): boolean {
   const [a, b] = [came.slice(), segment.slice()];
   if (a[0] >> 4 === 4 && a[6] & 0x40) for (const packet of [a, b]) packet.fill(0, 4, 6).fill(0, 10, 12);
   return Buffer.from(a).equals(b);
 }
 
-// --- random ones ---------------------------------------------------------------------------------------------------------
+// --- random ones -----------------------------------------------------------------------------------------------------
 
 /** TCP options of a real stack: timestamps, or any bytes of a length that is a multiple of four. */
 function tcpOptions(random: Stream): Bytes {

@@ -14,7 +14,7 @@ import {
 
 const CANARY = 0xa5;
 
-/** Puts a packet with its header so that it ends where the memory does, or `behind` bytes before. @returns its address */
+/** Puts a packet and its header so that it ends where the memory does, or `behind` bytes before. @returns its address */
 function place({ u8 }: Offload, { header, packet }: Vnet, behind = 0): number {
   const at = CEILING - behind - packet.length;
   u8.set(packet, at);
@@ -22,7 +22,7 @@ function place({ u8 }: Offload, { header, packet }: Vnet, behind = 0): number {
   return at;
 }
 
-/** All segments. Asserts that each leaves the bytes behind it alone, and that nothing but packet and scratch changes. */
+/** All segments. Asserts that each leaves the bytes behind it alone, and that only packet and scratch change. */
 function segment(core: Offload, vnet: Vnet): Bytes[] {
   const { exports, u8 } = core;
   const { packet } = vnet;
@@ -33,8 +33,8 @@ function segment(core: Offload, vnet: Vnet): Bytes[] {
   assert.equal(exports.segmentBegin(at, packet.length), 1);
   const segments: Bytes[] = [];
   const count = exports.segmentsLeft();
+  const longest = exports.segmentLenMax();
   for (let length = exports.segmentNext(); length; length = exports.segmentNext()) {
-    assert.ok(length <= exports.segmentLenMax());
     const start = exports.segmentPacket();
     const end = start + length;
     assert.ok(start >= at && end <= at + packet.length);
@@ -44,6 +44,7 @@ function segment(core: Offload, vnet: Vnet): Bytes[] {
     assert.equal(exports.segmentsLeft(), count - segments.length);
   }
   assert.equal(exports.segmentNext(), 0, "the end lasts");
+  assert.equal(longest, Math.max(...segments.map(({ length }) => length)));
   const after = u8.slice(THREADS_BASE);
   for (const bytes of [before, after]) {
     bytes.fill(0, at - THREADS_BASE, at - THREADS_BASE + packet.length);
@@ -96,7 +97,8 @@ for (const name of builds) {
     ({ ...randomFields(new Stream(2, "tcp"), { version: 4, protocol: TCP, payload }), ...more });
 
   good("one byte a segment, and the last one shorter, alone and exact", () => {
-    for (const [payload, size] of [[200, 1], [1, 1], [1448 * 45, 1448], [1448 * 44 + 1, 1448], [1447, 1448], [65495, 8]]) {
+    const cases = [[200, 1], [1, 1], [1448 * 45, 1448], [1448 * 44 + 1, 1448], [1447, 1448], [65495, 8]];
+    for (const [payload, size] of cases) {
       const fields = tcp(payload, { tcpOptions: new Uint8Array(0) });
       assertSame(segment(core, superPacket(fields, size)), segmentsOf(fields, size), `${payload} in ${size}`);
     }
@@ -150,7 +152,8 @@ for (const name of builds) {
       if (fields.version === 6 && random.below(2)) fields.extensions = [randomExtension(random)];
       const packet = buildPartial(fields);
       const offset = fields.protocol === TCP ? 16 : 6;
-      const at = place(core, { packet, header: vnetHeader(NEEDS_CSUM, GSO_NONE, 0, 0, transportOffset(fields), offset) });
+      const header = vnetHeader(NEEDS_CSUM, GSO_NONE, 0, 0, transportOffset(fields), offset);
+      const at = place(core, { packet, header });
       assert.equal(exports.segmentBegin(at, packet.length), 0);
       assertValid(u8.slice(at));
       // As a card would: zero is never left, not even in TCP.
@@ -228,7 +231,9 @@ for (const name of builds) {
         refuse(`${what} at ${wrong}`, edited(vnet, (header) => header.setUint16(6, wrong, true)));
       }
       if (fields.version === 4) {
-        for (const words of [0, 4, 6, 15]) refuse(`${words} words`, edited(vnet, (_, packet) => (packet[0] = 0x40 | words)));
+        for (const words of [0, 4, 6, 15]) {
+          refuse(`${words} words`, edited(vnet, (_, packet) => (packet[0] = 0x40 | words)));
+        }
       }
     }
   });
@@ -280,7 +285,8 @@ for (const name of builds) {
   });
 
   bad("headers of more than 128 bytes, and IPv6 headers that lead elsewhere", () => {
-    const extensions = Array.from({ length: 2 }, () => ({ type: 0, bytes: Uint8Array.from([0, 3, ...Array(30).fill(0)]) }));
+    const extension = { type: 0, bytes: Uint8Array.from([0, 3, ...Array(30).fill(0)]) };
+    const extensions = [extension, extension];
     refuse("long", superPacket({ ...samples[1][1], extensions }, 500));
     const fields = { ...samples[3][1], extensions: extensions.slice(1) };
     segment(core, superPacket(fields, 500));
@@ -293,7 +299,8 @@ for (const name of builds) {
     const packet = build(samples[0][1]);
     const { length } = packet;
     for (const [start, offset] of [
-      [length, 0], [length - 1, 0], [length - 2, 1], [0, length - 1], [0, 65535], [65535, 0], [65535, 65535], [length + 1, 0],
+      [length, 0], [length - 1, 0], [length - 2, 1], [0, length - 1], [0, 65535], [65535, 0], [65535, 65535],
+      [length + 1, 0],
     ]) {
       refuse(`${start} + ${offset}`, { packet, header: vnetHeader(NEEDS_CSUM, GSO_NONE, 0, 0, start, offset) });
     }
@@ -331,7 +338,8 @@ for (const name of builds) {
         let left = exports.segmentsLeft();
         for (let size = exports.segmentNext(); size; size = exports.segmentNext(), left--) {
           const start = exports.segmentPacket();
-          assert.ok(size <= most && start >= at && start + size <= CEILING, `segment ${start - at} + ${size} of ${length}`);
+          const inside = size <= most && start >= at && start + size <= CEILING;
+          assert.ok(inside, `segment ${start - at} + ${size} of ${length}`);
         }
         assert.equal(left, 0);
       } else if (result === -1) {

@@ -1,5 +1,5 @@
-// Two or more devices and no network: packets with virtio headers in at one, runs of datagrams across, delivered packets
-// out at another; every record that the core gives is checked for being inside of the thread's slots.
+// Two or more devices and no network: packets with virtio headers in at one, runs of datagrams across, packets out at
+// another; every record that the core gives is checked for being inside of the thread's slots.
 import assert from "node:assert/strict";
 import {
   IN_ENDPOINT, IN_FLAGS, IN_LENGTH, IN_MAX, IN_OFFSET, IN_SEGMENT, IN_SIZE, IN_VNET, OUT_LENGTH, OUT_MAX,
@@ -21,13 +21,16 @@ export interface Run {
 /** The datagrams of a run. */
 export function datagramsOf({ bytes, segment }: Run): Bytes[] {
   const all: Bytes[] = [];
-  for (let at = 0; at < bytes.length; at += segment || bytes.length) all.push(bytes.slice(at, at + (segment || bytes.length)));
+  const step = segment || bytes.length;
+  for (let at = 0; at < bytes.length; at += step) all.push(bytes.slice(at, at + step));
   return all;
 }
 
 export const slotOf = ({ core }: MainThread, index: number): number => core.slots + index * SLOT_SIZE + SLOT_HEADROOM;
 
-export function putIn(main: MainThread, index: number, offset: number, length: number, segment: number, flags: number): void {
+export function putIn(
+  main: MainThread, index: number, offset: number, length: number, segment: number, flags: number,
+): void {
   const { view, u8, base } = main.core;
   const record = base + THREAD_IN + index * IN_SIZE;
   view.setUint32(record + IN_OFFSET, offset, true);
@@ -44,9 +47,11 @@ export function takeRuns({ core }: MainThread, count: number): Run[] {
   return Array.from({ length: count }, (_, i) => {
     const word = (field: number) => view.getUint32(base + THREAD_OUT + i * OUT_SIZE + field, true);
     const [offset, length, segment] = [word(OUT_OFFSET), word(OUT_LENGTH), word(OUT_SEGMENT)];
-    assert.ok(offset >= slots && offset + length <= slots + SLOTS_SIZE, `OUT record ${i}: ${length} bytes at ${offset}`);
+    const isInside = offset >= slots && offset + length <= slots + SLOTS_SIZE;
+    assert.ok(isInside, `OUT record ${i}: ${length} bytes at ${offset}`);
     assert.ok(length > 0 && length <= OUT_RUN_LEN_MAX, `OUT record ${i}: ${length} bytes`);
-    if (segment) assert.ok(segment < length && Math.ceil(length / segment) <= OUT_RUN_COUNT_MAX, `${length} in ${segment}`);
+    const isRun = segment < length && Math.ceil(length / segment) <= OUT_RUN_COUNT_MAX;
+    assert.ok(segment === 0 || isRun, `OUT record ${i}: ${length} bytes in ${segment}`);
     return { bytes: u8.slice(offset, offset + length), segment, peer: word(OUT_PEER), tos: word(OUT_TOS) };
   });
 }
