@@ -9,8 +9,9 @@
 import { parentPort, workerData } from "node:worker_threads";
 import { attachCore } from "./core.ts";
 import { CONTROL_KICKED, CONTROL_STOP, type LaneData, type LaneMessage } from "./lanes.ts";
-import { LinuxClock, setBatchScheduling } from "./platform/linux/clock.ts";
+import { LinuxClock } from "./platform/linux/clock.ts";
 import { openLibc } from "./platform/linux/libc.ts";
+import { Pace } from "./platform/linux/pace.ts";
 import { Receiver } from "./platform/linux/receiver.ts";
 import { Sender } from "./platform/linux/sender.ts";
 import { TunReader } from "./platform/linux/tunreader.ts";
@@ -24,7 +25,7 @@ function run(data: LaneData): void {
   const libc = openLibc();
   const core = attachCore(data.module, data.memory, data.thread);
   const lane = new Lane(data);
-  setBatchScheduling(libc);
+  const pace = new Pace(libc);
   const clock = new LinuxClock(libc, core);
   const random = new CoreRandom(core);
   if (data.direction === "out") {
@@ -41,6 +42,7 @@ function run(data: LaneData): void {
       if (outs > 0) sender.send(outs);
       if (core.kicked) lane.kick();
       lane.report(sender.errors);
+      pace.note(reader.size);
     }
   }
   const receiver = new Receiver(libc, core, data.udp);
@@ -59,6 +61,7 @@ function run(data: LaneData): void {
       if (core.deliverCount > 0 && writer.deliver(core.deliverCount) === CLOSED) return;
     }
     lane.report(writer.errors);
+    pace.note(receiver.size);
   }
 }
 

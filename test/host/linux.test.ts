@@ -4,7 +4,7 @@
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { once } from "node:events";
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import process from "node:process";
@@ -14,7 +14,8 @@ import { buildSync } from "esbuild";
 import { suite } from "uvu";
 import * as abi from "../../assembly/abi.ts";
 import { formatIp, parseIp } from "../../host/ip.ts";
-import { LinuxClock, setBatchScheduling } from "../../host/platform/linux/clock.ts";
+import { LinuxClock } from "../../host/platform/linux/clock.ts";
+import { Pace } from "../../host/platform/linux/pace.ts";
 import { errnoCode, SystemError } from "../../host/platform/linux/errno.ts";
 import { O_NONBLOCK, O_RDWR, openLibc, type Libc } from "../../host/platform/linux/libc.ts";
 import { NativeMemory } from "../../host/platform/linux/native.ts";
@@ -807,8 +808,22 @@ function testInNamespaces(libc: Libc): void {
     }
   });
 
-  netlink("batch scheduling is granted", () => {
-    assert.equal(setBatchScheduling(libc), true);
+  netlink("long runs make a batch thread of it, short ones end that", () => {
+    // proc(5): the policy is the 41st field; the second, in parentheses, may hold blanks.
+    const policy = (): number => Number(readFileSync("/proc/thread-self/stat", "utf8").split(") ")[1].split(" ")[38]);
+    const pace = new Pace(libc);
+    const note = (count: number, size: number): void => {
+      for (let i = 0; i < count; i++) pace.note(size);
+    };
+    assert.equal(policy(), 0);
+    note(31, 65536);
+    assert.equal(policy(), 0);
+    note(1, 65536);
+    assert.equal(policy(), 3);
+    note(31, 84);
+    assert.equal(policy(), 3);
+    note(1, 84);
+    assert.equal(policy(), 0);
   });
 
   netlink.run();

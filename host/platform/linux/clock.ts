@@ -35,15 +35,3 @@ export class LinuxClock implements Clock {
     return (words[0] + view.getInt32(4, true) * 0x1_0000_0000) * 1e3 + words[2] / 1e6;
   }
 }
-
-const SCHED_BATCH = 3;
-
-/**
- * Asks the kernel to let the calling thread run on when another becomes ready: with both lanes on two cores it cuts
- * their forced switches by 0.6 and the ping by a quarter.
- * @returns whether it was granted; musl has no such call
- */
-export function setBatchScheduling(libc: Libc): boolean {
-  libc.scratch.view.setInt32(0, 0, true); // priority
-  return libc.schedSetscheduler(0, SCHED_BATCH, libc.scratch.address) === 0;
-}

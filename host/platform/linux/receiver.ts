@@ -45,6 +45,8 @@ export interface ReceiverOptions {
 
 export class Receiver implements BlockingSource {
   readonly errors: ErrorCounts = new Map();
+  /** bytes that the last receive() brought */
+  size = 0;
   readonly #libc: Libc;
   readonly #thread: ThreadMemory;
   readonly #messages: Messages;
@@ -102,6 +104,7 @@ export class Receiver implements BlockingSource {
     const { words } = messages;
     const core = this.#thread.words;
     let count = 0;
+    this.size = 0;
     for (let i = 0; i < received; i++) {
       const header = MMSGHDR_WORDS * i;
       if (words[header + MSG_NAMELEN] !== 0) {
@@ -109,6 +112,7 @@ export class Receiver implements BlockingSource {
         const endpoint = record + IN_ENDPOINT / 4;
         core[record + IN_OFFSET / 4] = this.#datagramOffset(i);
         core[record + IN_LENGTH / 4] = words[header + MSG_LENGTH];
+        this.size += words[header + MSG_LENGTH];
         getName(core, endpoint, words, messages.name(i));
         const control = getControl(core, endpoint, words, messages.control(i), words[header + MSG_CONTROLLEN]);
         const truncated = words[header + MSG_FLAGS] & MSG_TRUNC ? IN_TRUNCATED : 0;

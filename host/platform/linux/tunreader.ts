@@ -46,6 +46,8 @@ export interface TunReaderOptions {
 
 export class TunReader implements BlockingSource {
   readonly errors: ErrorCounts = new Map();
+  /** bytes that the last receive() brought */
+  size = 0;
   readonly #libc: Libc;
   readonly #thread: ThreadMemory;
   readonly #iovecs: NativeMemory;
@@ -74,14 +76,14 @@ export class TunReader implements BlockingSource {
     let count = this.#record(0, first);
     if (count === 0) return 0; // woken: the caller has something to look at
     const { address } = this.#iovecs;
-    let size = first;
-    while (count < this.#batch && size < DRAIN_SIZE) {
+    this.size = first;
+    while (count < this.#batch && this.size < DRAIN_SIZE) {
       const length = this.#libc.preadv2(this.#fd, address + IOVEC_SIZE * count, 1, RWF_NOWAIT);
       if (length <= 0) break; // EAGAIN, or an error that the next blocked read will meet
       const taken = this.#record(count, length);
       if (taken === 0) break;
       count += taken;
-      size += length;
+      this.size += length;
     }
     return count;
   }
