@@ -1,7 +1,7 @@
 // Types of core-worker-wire.mjs, which the workers of Node 20 read as it is.
 export const WORDS: Record<
-  | "STOP_SENDERS" | "STOP_RECEIVERS" | "MAIN_BELL" | "HEARTBEAT" | "CLOCK" | "KICK" | "REAL_PEERS" | "SENT" | "RECEIVED"
-  | "COUNT",
+  | "STOP_SENDERS" | "STOP_RECEIVERS" | "MAIN_BELL" | "HEARTBEAT" | "CLOCK" | "KICK" | "REAL_PEERS" | "SENT"
+  | "RECEIVED" | "COUNT",
   number
 >;
 export const FLOWS: number;

@@ -160,5 +160,6 @@ export function checkEndpoint(u8, view, at, fail) {
   const expected = new Uint8Array(48);
   writeEndpoint(expected, new DataView(expected.buffer), 0, port);
   if (view.getUint32(at + 24, true) === 0) expected.fill(0, 24);
-  for (let i = 0; i < 48; i++) if (u8[at + i] !== expected[i]) fail(`a torn endpoint: port ${port}, byte ${i} is ${u8[at + i]}`);
+  for (let i = 0; i < 48; i++)
+    if (u8[at + i] !== expected[i]) fail(`a torn endpoint: port ${port}, byte ${i} is ${u8[at + i]}`);
 }

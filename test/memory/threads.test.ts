@@ -1,9 +1,10 @@
-// The proof of the locks: two devices, each with a main thread and two workers over one memory, exchange packets as fast
-// as they can while the main thread changes all that can be changed. Time is virtual and runs 200 times as fast, so
+// The proof of the locks: two devices, each with a main thread and workers over one memory, exchange packets as fast as
+// they can while the main thread changes all that can be changed. Time is virtual and runs 200 times as fast, so
 // sessions come and go; the network repeats, spoils, delays and loses; nothing here depends on how fast the machine is.
 //
-// The workers check what they see (core-worker.mjs). What only the whole tells is checked at the end, from their logs: no
-// counter twice under one key, nothing delivered twice, no flow out of order, every packet accounted for, nothing left.
+// The workers check what they see (core-worker.mjs). What only the whole tells is checked at the end, from their logs:
+// no counter twice under one key, nothing delivered twice, no flow out of order, every packet accounted for, and nothing
+// left behind.
 import assert from "node:assert/strict";
 import { Worker } from "node:worker_threads";
 import { suite } from "uvu";
@@ -14,7 +15,6 @@ import { builds } from "../helpers/wasm.ts";
 
 const PEERS = 24;
 const SPEED = 200n; // virtual seconds a second
-const CHAOS_MS = 8000;
 const STEP_MAX_NS = 20_000_000n; // a machine that stops for a while stops the clock, too
 
 interface Report {
@@ -39,7 +39,6 @@ interface Running {
 
 interface Lane extends Running {
   log: Log;
-  ring: SharedArrayBuffer;
 }
 
 function spawn(data: Record<string, unknown>): Running {
@@ -67,17 +66,18 @@ class Side {
   readonly ring = new SharedArrayBuffer(Ring.BYTES);
   readonly out = new Ring(this.ring);
   readonly dummies = new Set<number>();
-  /** [session index, counter] of data that the main thread sealed; keepalives apart, they carry no packet */
-  readonly sealed: [number, number][] = [];
+  /** [session index, counter] of what the main thread sealed: staged packets, and keepalives, which carry none */
+  readonly staged: [number, number][] = [];
+  readonly keepalives: [number, number][] = [];
   packets = 0;
   publicKey: Uint8Array;
   real = -1;
   deadline = 0;
   downFor = 0;
 
-  constructor(build: string, device: number) {
+  constructor(build: string, device: number, threads: number) {
     this.device = device;
-    this.main = new MainThread(build, { maxPeers: PEERS, maxNodes: 256, threads: 3 }, 77 + device);
+    this.main = new MainThread(build, { maxPeers: PEERS, maxNodes: 256, threads }, 77 + device);
     this.publicKey = this.main.setPrivateKey(this.main.key());
     this.main.core.exports.deviceUp();
   }
@@ -124,6 +124,14 @@ class Side {
     assert.equal(status, abi.OK, `flow ${flow} to ${peer}: ${status}`);
   }
 
+  /** Sets the other device's endpoint many times, while workers read it and write it too. */
+  moveEndpoint(port: number, times: number): void {
+    const { u8, argument } = this.main.core;
+    const places = [argument, argument + abi.ENDPOINT_LEN];
+    places.forEach((at, i) => u8.set(this.endpoint(port + i), at));
+    for (let i = 0; i <= times; i++) assert.equal(this.exports.peerSetEndpoint(this.real, places[i & 1]), abi.OK);
+  }
+
   restoreFlows(): void {
     for (let flow = 0; flow < FLOWS; flow++) this.moveFlow(flow, this.real);
   }
@@ -133,9 +141,10 @@ class Side {
     const { main } = this;
     for (const { bytes, endpoint } of main.service()) {
       checkEndpoint(endpoint, new DataView(endpoint.buffer), 0, (text: string) => assert.fail(text));
-      if (bytes[0] === 4 && bytes.length > 32) {
+      if (bytes[0] === 4) {
         const view = new DataView(bytes.buffer);
-        this.sealed.push([view.getUint32(4, true), view.getUint32(8, true)]);
+        const list = bytes.length > 32 ? this.staged : this.keepalives;
+        list.push([view.getUint32(4, true), view.getUint32(8, true)]);
         assert.equal(view.getUint32(12, true), 0);
       }
       this.out.put(bytes, 0);
@@ -165,8 +174,11 @@ const OUTBOUND = range(abi.DROP_OUT_NOT_IP, abi.DROP_COUNT - 1);
 for (const build of builds) {
   const test = suite(`threads (${build})`);
 
-  const lanes: Lane[] = [];
-  const shared = new SharedArrayBuffer(WORDS.COUNT * 4);
+  let shared: SharedArrayBuffer;
+
+  test.before.each(() => {
+    shared = new SharedArrayBuffer(WORDS.COUNT * 4);
+  });
 
   // Should the test break off, its workers must not go on.
   test.after.each(() => {
@@ -174,29 +186,35 @@ for (const build of builds) {
     stop(shared, WORDS.STOP_RECEIVERS);
   });
 
-  test("two devices under fire", async () => {
+  /** @param receivers how many lanes in: the network gives what it repeats to the one that did not get it first */
+  const underFire = async (receivers: number, milliseconds: number): Promise<void> => {
     const control = new Int32Array(shared);
     const clock = new BigInt64Array(shared, WORDS.CLOCK * 4, 1);
     const bells = [new SharedArrayBuffer(4), new SharedArrayBuffer(4)];
     const random = seeded(42);
-    const sides = [0, 1].map((device) => new Side(build, device));
+    const sides = [0, 1].map((device) => new Side(build, device, 2 + receivers));
     const other = (side: Side): Side => sides[1 - side.device];
     let psk: Uint8Array = new Uint8Array(32);
     for (const side of sides) side.addReal(other(side), psk, control);
     for (const side of sides) side.restoreFlows();
 
     const module = productModule(build);
-    const start = (role: string, device: number): Lane => {
-      const ring = new SharedArrayBuffer(Ring.BYTES);
+    const start = (role: string, device: number, thread: number, rings: SharedArrayBuffer[]): Lane => {
       const log = new SharedArrayBuffer(Log.BYTES);
-      const rings = role === "sender" ? [ring] : [lanes[1 - device].ring, sides[1 - device].ring];
       const { memory } = sides[device].main.core;
-      const thread = role === "sender" ? 1 : 2;
       const seed = 100 * device + thread;
-      const running = spawn({ module, memory, thread, role, device, shared, rings, log, bells, seed });
-      return { ...running, log: new Log(log), ring };
+      const running = spawn({ module, memory, thread, role, device, shared, rings, log, bells, seed, receivers });
+      return { ...running, log: new Log(log) };
     };
-    for (const role of ["sender", "receiver"]) for (const device of [0, 1]) lanes.push(start(role, device));
+    // From the sender of a device to each receiver of the other one.
+    const links = sides.map(() => Array.from({ length: receivers }, () => new SharedArrayBuffer(Ring.BYTES)));
+    const senders = sides.map(({ device }) => start("sender", device, 1, links[device]));
+    const inbound = sides.map((side) =>
+      links[1 - side.device].map((link, i) =>
+        start("receiver", side.device, 2 + i, i === 0 ? [link, other(side).ring] : [link]),
+      ),
+    );
+    const lanes = [...senders, ...inbound.flat()];
     let broken: unknown;
     for (const lane of lanes) lane.ended.catch((error) => (broken ??= error));
     const watchdog = startWatchdog(shared);
@@ -246,7 +264,7 @@ for (const build of builds) {
         assert.equal(exports.peerRemove(peer), abi.OK);
         counts.removes++;
       } else if (dice < 80) {
-        assert.equal(main.setEndpoint(side.real, side.endpoint(1 + random(60000))), abi.OK);
+        side.moveEndpoint(1 + random(60000), random(500));
         if (random(4) === 0) exports.deviceClearSources();
         counts.endpoints++;
       } else if (dice < 92) {
@@ -254,6 +272,11 @@ for (const build of builds) {
         [exports.peerHandshake, exports.peerKeepalive][random(2)](peer);
         exports.peerSetPersistentKeepalive(peer, random(3) * 7);
         if (peer >= 0) main.info(peer);
+        // Keepalives draw from the same counter as the worker, and outside of write sections.
+        for (let times = random(40); times; times--) {
+          exports.peerKeepalive(side.real);
+          side.service();
+        }
         counts.asked++;
       } else if (dice < 94) {
         psk = main.key();
@@ -286,7 +309,7 @@ for (const build of builds) {
       }
     };
 
-    const until = Date.now() + CHAOS_MS;
+    const until = Date.now() + milliseconds;
     let step = 0;
     // A place is kept free for the peer that a new key makes.
     const mayAdd = (side: Side): boolean => side.dummies.size < PEERS - 3;
@@ -326,7 +349,7 @@ for (const build of builds) {
 
     // --- the end: senders first, then what is under way -----------------------------------------------------------
     stop(shared, WORDS.STOP_SENDERS);
-    const reports = await Promise.all(lanes.slice(0, 2).map(({ ended }) => ended));
+    const sentBy = await Promise.all(senders.map(({ ended }) => ended));
     for (let i = 0; i < 50; i++) await tick(++step);
     for (const side of sides) {
       side.exports.deviceDown();
@@ -337,39 +360,43 @@ for (const build of builds) {
       Atomics.add(new Int32Array(bell), 0, 1);
       Atomics.notify(new Int32Array(bell), 0);
     }
-    reports.push(...(await Promise.all(lanes.slice(2).map(({ ended }) => ended))));
+    const receivedBy = await Promise.all(inbound.map((each) => Promise.all(each.map(({ ended }) => ended))));
     await watchdog.ended;
     for (const side of sides) side.service();
 
     // --- every packet and datagram is accounted for ---------------------------------------------------------------
     for (const side of sides) {
-      const [senderReport, receiverReport] = [reports[side.device], reports[side.device + 2]];
+      const sent = sentBy[side.device];
+      const received = (what: "datagrams" | "delivered" | "corrupted" | "repeated"): number =>
+        receivedBy[side.device].reduce((sum, report) => sum + report[what], 0);
       const { view } = side.main.core;
-      assert.equal(side.main.rxDatagrams, receiverReport.datagrams);
-      assert.equal(side.main.rxDelivered + side.drops(...INBOUND), receiverReport.datagrams, "datagrams");
-      assert.ok(receiverReport.delivered <= side.main.rxDelivered);
+      assert.equal(side.main.rxDatagrams, received("datagrams"));
+      assert.equal(side.main.rxDelivered + side.drops(...INBOUND), received("datagrams"), "datagrams");
+      assert.ok(received("delivered") <= side.main.rxDelivered);
+      assert.ok(side.drops(abi.DROP_BAD_TAG) <= received("corrupted"));
+      assert.ok(side.drops(abi.DROP_REPLAYED) <= received("repeated") + received("corrupted"));
       assert.equal(
-        senderReport.outs + side.sealed.length + side.drops(...OUTBOUND), senderReport.packets,
-        `packets: ${senderReport.outs} sealed at once, ${side.sealed.length} later, drops ${side.main.allDrops()}`,
+        sent.outs + side.staged.length + side.drops(...OUTBOUND), sent.packets,
+        `packets: ${sent.outs} sealed at once, ${side.staged.length} later, drops ${side.main.allDrops()}`,
       );
-      assert.equal(lanes[side.device].log.length, senderReport.outs);
+      assert.equal(senders[side.device].log.length, sent.outs);
       // Nothing posted and not done, no timer that the heap knows nothing of (offsets: tunnel/peer.ts).
       const peers = view.getUint32(abi.DEVICE_BASE + 7 * 4, true);
       for (let number = 0; number < PEERS; number++) {
         const peer = peers + number * abi.PEER_SIZE;
         assert.equal(view.getUint32(peer + 100, true), 0, `pending of peer ${number}`);
-        for (let timer = 160; timer < 200; timer += 8) assert.equal(view.getBigUint64(peer + timer, true), 0n, "a timer");
+        for (let timer = 160; timer < 200; timer += 8)
+          assert.equal(view.getBigUint64(peer + timer, true), 0n, "a timer");
       }
       assert.equal(side.main.deadline(), Infinity);
-      for (let thread = 1; thread < 3; thread++)
+      for (let thread = 1; thread < 2 + receivers; thread++)
         assert.equal(view.getUint32(abi.THREADS_BASE + abi.THREAD_SIZE * thread + abi.THREAD_BUSY, true), 0);
     }
 
     // --- counters, replays, order -----------------------------------------------------------------------------------
     let sessions = 0;
     for (const side of sides) {
-      const sender = lanes[side.device].log;
-      const receiver = lanes[3 - side.device].log;
+      const sender = senders[side.device].log;
       const bySession = new Map<number, Map<number, string>>();
       const seal = (index: number, counter: number, what: string): void => {
         let session = bySession.get(index);
@@ -393,21 +420,23 @@ for (const build of builds) {
         }
         newest.set(flow, { seq, index, counter });
       }
-      for (const [index, counter] of side.sealed) seal(index, counter, "staged");
+      for (const [index, counter] of side.staged) seal(index, counter, "staged");
+      for (const [index, counter] of side.keepalives) seal(index, counter, "keepalive");
       sessions += bySession.size;
 
       const packets = new Set<number>();
       const orders = new Map<string, { counter: number; seq: number }[]>();
-      for (let i = 0; i < receiver.length; i++) {
-        const { index, counter, flow, seq } = receiver.read(i);
+      const entries = inbound[1 - side.device].flatMap(({ log }) => range(0, log.length - 1).map((i) => log.read(i)));
+      for (const { index, counter, flow, seq } of entries) {
         const what = bySession.get(index)?.get(counter);
-        assert.ok(what === "staged" || what === `flow ${flow} packet ${seq}`, `${what} came as flow ${flow} packet ${seq}`);
+        const name = `flow ${flow} packet ${seq}`;
+        assert.ok(what === "staged" || what === name, `${what} came as ${name}`);
         const packet = flow * 2 ** 32 + seq;
-        assert.ok(!packets.has(packet), `flow ${flow} packet ${seq} came twice`);
+        assert.ok(!packets.has(packet), `${name} came twice`);
         packets.add(packet);
-        const name = `${index} ${flow}`;
-        let order = orders.get(name);
-        if (!order) orders.set(name, (order = []));
+        const run = `${index} ${flow}`;
+        let order = orders.get(run);
+        if (!order) orders.set(run, (order = []));
         order.push({ counter, seq });
       }
       for (const [name, order] of orders) {
@@ -418,13 +447,18 @@ for (const build of builds) {
     }
     assert.ok(sessions > 10, `${sessions} sessions`);
     for (const [name, count] of Object.entries(counts)) assert.ok(count > 0, `no ${name}`);
-  });
+  };
+
+  test("two devices under fire", () => underFire(1, 6000));
+
+  test("two lanes in: what one was given, the other is given again", () => underFire(2, 4000));
 
   test("a worker that waits outside of a run, or is ended there, holds nobody up", async () => {
     const words = new SharedArrayBuffer(WORDS.COUNT * 4);
     const main = new MainThread(build, { maxPeers: 8, maxNodes: 64, threads: 3 });
     const { memory } = main.core;
-    const busy = (thread: number) => main.core.view.getUint32(abi.THREADS_BASE + abi.THREAD_SIZE * thread + abi.THREAD_BUSY, true);
+    const busyAt = (thread: number) => abi.THREADS_BASE + abi.THREAD_SIZE * thread + abi.THREAD_BUSY;
+    const busy = (thread: number) => main.core.view.getUint32(busyAt(thread), true);
     const watchdog = startWatchdog(words);
     const idle = [1, 2].map((thread) =>
       spawn({ role: "idle", module: productModule(build), memory, thread, device: 0, shared: words, seed: thread }),
@@ -446,7 +480,7 @@ for (const build of builds) {
     main.core.exports.threadEnded(2);
     write();
     // As if it had been ended inside a run, where nobody can wait for it: threadEnded says so.
-    main.core.view.setUint32(abi.THREADS_BASE + abi.THREAD_SIZE * 2 + abi.THREAD_BUSY, 1, true);
+    main.core.view.setUint32(busyAt(2), 1, true);
     main.core.exports.threadEnded(2);
     write();
     stop(words, WORDS.STOP_SENDERS);

@@ -8,8 +8,9 @@ import {
 import { endpoint4, MainThread, packet4, WALL_SEC } from "../helpers/threads.ts";
 import { builds, hex } from "../helpers/wasm.ts";
 import {
-  type Bytes, concat, cookieReply, dataMessage, DH_PUBLIC, equal, initiationBody, initiationMessage, mac1Is, mac2For, NO_PSK,
-  openCookie, openData, openInitiation, openResponse, readLe32, readLe64, responseBody, responseMessage, tai64n, withMacs,
+  type Bytes, concat, cookieReply, dataMessage, DH_PUBLIC, equal, initiationBody, initiationMessage, mac1Is, mac2For,
+  NO_PSK, openCookie, openData, openInitiation, openResponse, readLe32, readLe64, responseBody, responseMessage, tai64n,
+  withMacs,
 } from "./paper.ts";
 
 const SOURCE = endpoint4(7, 4000);
@@ -67,7 +68,8 @@ class Pair {
   answer(message: Bytes, sender: number) {
     const opened = openInitiation(this.priv, message.slice(8, 116));
     assert.equal(hex(opened.remote), hex(this.devicePub));
-    const body = responseBody(opened.state, this.device.key(), opened.ephemeral, opened.remote, this.psk, new Uint8Array(0));
+    const { state, ephemeral, remote } = opened;
+    const body = responseBody(state, this.device.key(), ephemeral, remote, this.psk, new Uint8Array(0));
     const [receiving, sending] = opened.state.split();
     const index = readLe32(message, 4);
     const response = withMacs(responseMessage(sender, index, body), this.devicePub);
@@ -76,7 +78,9 @@ class Pair {
 
   /** A packet each way under the keys of the paper's end. */
   exchange(
-    session: { index: number; sending: Bytes; receiving: Bytes }, sender: number, next: { sent: bigint; received: bigint },
+    session: { index: number; sending: Bytes; receiving: Bytes },
+    sender: number,
+    next: { sent: bigint; received: bigint },
   ): void {
     const delivered = this.device.receive([dataMessage(session.index, next.sent, session.sending, ECHO)], SOURCE);
     assert.deepEqual(delivered.map(({ packet, peer }) => [hex(packet), peer]), [[hex(ECHO), this.peer]]);
@@ -154,7 +158,8 @@ for (const build of builds) {
       const opened = openInitiation(pair.priv, initiation.bytes.slice(8, 116));
       const wrong = pair.psk.slice();
       wrong[0] ^= 1;
-      const body = responseBody(opened.state, pair.device.key(), opened.ephemeral, opened.remote, wrong, new Uint8Array(0));
+      const { state, ephemeral, remote } = opened;
+      const body = responseBody(state, pair.device.key(), ephemeral, remote, wrong, new Uint8Array(0));
       pair.device.receive([withMacs(responseMessage(9, readLe32(initiation.bytes, 4), body), pair.devicePub)], SOURCE);
       assert.equal(pair.device.service().length, 0);
       assert.equal(pair.device.drops(DROP_BAD_HANDSHAKE), 1);
@@ -228,7 +233,8 @@ for (const build of builds) {
     pair.device.receive([withMac2.message], endpoint4(8, 4000));
     const replies = pair.device.service();
     assert.deepEqual(replies.map(({ bytes }) => readLe32(bytes, 0)), [3, 3, 3]);
-    const cookies = replies.map(({ bytes }) => hex(openCookie(bytes, pair.devicePub, withMac2.message.slice(116, 132))));
+    const mac1 = withMac2.message.slice(116, 132);
+    const cookies = replies.map(({ bytes }) => hex(openCookie(bytes, pair.devicePub, mac1)));
     assert.equal(cookies[0], hex(cookie), "the same source, the same cookie");
     assert.equal(new Set(cookies).size, 3, "a cookie of its own for another port and another address");
     assert.equal(new Set(replies.map(({ bytes }) => hex(bytes.slice(8, 32)))).size, 3, "nonces");

@@ -1,6 +1,6 @@
-// WireGuard's handshake and messages written out from the whitepaper (§5.4), over @noble: the other end that the core is
-// held against. Names are the paper's: C the chaining key, H the hash, k a key, E an ephemeral, S a static key, Q the
-// preshared key, T a transport key, N a counter. Nothing here is shared with assembly/, the constants least of all.
+// WireGuard's handshake and messages written out from the whitepaper (§5.4), over @noble: the other end that the core
+// is held against. Names are the paper's: C the chaining key, H the hash, k a key, E an ephemeral, S a static key, Q
+// the preshared key, T a transport key, N a counter. Nothing here is shared with assembly/, the constants least of all.
 import { chacha20poly1305, xchacha20poly1305 } from "@noble/ciphers/chacha.js";
 import { x25519 } from "@noble/curves/ed25519.js";
 import { blake2s } from "@noble/hashes/blake2.js";
@@ -217,7 +217,8 @@ export function dataMessage(receiver: number, counter: bigint, key: Bytes, packe
 }
 
 /** @throws when the tag is wrong */
-export const openData = (message: Bytes, key: Bytes): Bytes => OPEN(key, readLe64(message, 8), message.slice(16), EPSILON);
+export const openData = (message: Bytes, key: Bytes): Bytes =>
+  OPEN(key, readLe64(message, 8), message.slice(16), EPSILON);
 
 /** §5.4.7: the cookie in a reply to the message that carried `mac1`. @throws when the tag is wrong */
 export const openCookie = (reply: Bytes, responder: Bytes, mac1: Bytes): Bytes =>
