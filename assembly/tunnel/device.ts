@@ -83,11 +83,16 @@ function wipeScratches(): void {
   }
 }
 
+// The peer's own keys; what is left of them in the scratches is the caller's to wipe, once for all peers.
+function clearKeys(peer: Peer): void {
+  clearHandshakeAndIndex(peer);
+  clearSessions(peer);
+}
+
 /** Wipes a peer's sessions and handshake. */
 export function zeroKeys(peer: Peer): void {
   writeBegin();
-  clearHandshakeAndIndex(peer);
-  clearSessions(peer);
+  clearKeys(peer);
   wipeScratches();
   writeEnd();
 }
@@ -125,10 +130,12 @@ export function deviceSetPrivateKey(key: usize): void {
     writeBegin();
     clearHandshakeAndIndex(peer);
     expireSessions(peer);
-    wipeScratches();
     writeEnd();
     peer.handshakeAllowedAt = 0;
   }
+  writeBegin();
+  wipeScratches();
+  writeEnd();
 }
 
 /**
@@ -197,12 +204,17 @@ export function deviceDown(): void {
   store<u32>(DEVICE_UP, 0);
   for (let number = peerListFirst(); number != NO_PEER; number = peerAt(number).listNext) {
     const peer = peerAt(number);
-    zeroKeys(peer);
+    writeBegin();
+    clearKeys(peer);
+    writeEnd();
     timersStop(peer);
     purge(peer);
     peer.handshakeAllowedAt = 0;
     peer.handshakeAttempts = 0;
   }
+  writeBegin();
+  wipeScratches();
+  writeEnd();
 }
 
 /** Wipes the whole device: every key, every peer. The memory can be thrown away after it, or initialized again. */
