@@ -84,7 +84,8 @@ async function test(filters) {
   for (const group of groups) {
     if (!existsSync(join(root, "test", group)) || testFiles(group).length === 0) continue;
     if (filters.length && !filters.some((filter) => filter === group || filter.startsWith(`${group}/`))) continue;
-    const name = filters.find((filter) => filter.startsWith(`${group}/`))?.slice(group.length + 1) ?? "";
+    const names = filters.filter((filter) => filter.startsWith(`${group}/`)).map((filter) => filter.slice(group.length + 1));
+    const name = filters.includes(group) ? "" : `(${names.join("|")})`;
     console.log(`\n== ${group} ==`);
     for (const file of forgottenSuites(group)) {
       console.log(`test/${group}/${file}: a suite is defined and never run`);

@@ -15,9 +15,9 @@ import { type Core, statusError } from "./core.ts";
 import type { Driver } from "./driver.ts";
 import { type Endpoint, decodeEndpoint, encodeEndpoint } from "./endpoint.ts";
 import { WasmguardError } from "./errors.ts";
-import type { AllowedIp } from "./ip.ts";
+import { type AllowedIp, formatPrefix, mask } from "./ip.ts";
 import { clamp, encodeBase64Key, isZeroKey } from "./keys.ts";
-import type { Configurable, DeviceChange, DeviceState, PeerChange, PeerState } from "./model.ts";
+import type { AllowedIpChange, Configurable, DeviceChange, DeviceState, PeerChange, PeerState } from "./model.ts";
 
 /** The device's one UDP port, whatever carries it. */
 export interface Network {
@@ -207,8 +207,8 @@ export class Device implements Configurable {
       this.#core.withArgument(presharedKey, (at) => check("set a preshared key", exports.peerSetPresharedKey(peer, at)));
     }
     if (endpoint) this.#setEndpoint(peer, endpoint);
-    if (change.replaceAllowedIps) check("clear allowed IPs", exports.allowedIpClear(peer));
-    for (const { ip, remove } of change.allowedIps) this.#changeAllowedIp(peer, ip, remove);
+    if (change.replaceAllowedIps) this.#replaceAllowedIps(peer, change.allowedIps);
+    else for (const { ip, remove } of change.allowedIps) this.#changeAllowedIp(peer, ip, remove);
     if (persistentKeepalive !== undefined) {
       check("set a persistent keepalive", exports.peerSetPersistentKeepalive(peer, persistentKeepalive));
     }
@@ -219,6 +219,22 @@ export class Device implements Configurable {
     u8.fill(0, argument, argument + ENDPOINT_LEN);
     encodeEndpoint(view, argument, endpoint);
     check("set an endpoint", exports.peerSetEndpoint(peer, argument));
+  }
+
+  // The new ones first, then the old ones that are not among them: `wg syncconf` sends every peer again, and a prefix that
+  // stays must not be away for an instant, or a packet that comes just then is lost.
+  #replaceAllowedIps(peer: number, changes: AllowedIpChange[]): void {
+    const { exports } = this.#core;
+    const fits = exports.allowedIpRoom(changes.length) >= 0;
+    const before = fits ? this.#allowedIps(peer) : [];
+    if (!fits) check("clear allowed IPs", exports.allowedIpClear(peer));
+    const kept = new Set<string>();
+    for (const { ip, remove } of changes) {
+      this.#changeAllowedIp(peer, ip, remove);
+      if (remove) kept.delete(prefixKey(ip));
+      else kept.add(prefixKey(ip));
+    }
+    for (const ip of before) if (!kept.has(prefixKey(ip))) this.#changeAllowedIp(peer, ip, true);
   }
 
   #changeAllowedIp(peer: number, ip: AllowedIp, remove: boolean): void {
@@ -273,6 +289,13 @@ export class Device implements Configurable {
     }
     return list;
   }
+}
+
+/** The same for every address of a prefix: the core masks what it is given. */
+function prefixKey({ family, address, cidr }: AllowedIp): string {
+  const masked = address.slice();
+  mask(masked, cidr);
+  return formatPrefix({ family, address: masked, cidr });
 }
 
 function check(what: string, status: number): void {

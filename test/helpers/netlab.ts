@@ -68,8 +68,14 @@ export class Background {
     return readFileSync(this.#log, "utf8");
   }
 
+  /** By its id: Deno's ChildProcess.kill() makes the signal the reason of the end, whatever the process made of it. */
   signal(name: NodeJS.Signals): void {
-    if (this.code === null) this.#child.kill(name);
+    if (this.code !== null || this.pid === 0) return;
+    try {
+      process.kill(this.pid, name);
+    } catch {
+      // It has just ended by itself.
+    }
   }
 
   /** Its exit status, once it has ended by itself. @throws when it still runs after the time */

@@ -64,6 +64,20 @@ test("a prefix has one owner, and leaves with it", async () => {
   assert.deepEqual(device.state().peers.map((p) => p.allowedIps.length), [1]);
 });
 
+test("replacing allowed IPs keeps what stays, and removes the rest", async () => {
+  const one = peer({ allowedIps: allow("10.0.0.0/24", "10.0.1.0/24", "fd00::/64") });
+  await set({ peers: [one] });
+  const replace = { ...createPeerChange(one.publicKey), replaceAllowedIps: true };
+  const removed = { ip: parsePrefix("10.0.3.0/24"), remove: true };
+  await set({ peers: [{ ...replace, allowedIps: [...allow("10.0.1.0/24", "10.0.2.0/24", "10.0.3.0/24"), removed] }] });
+  assert.deepEqual(device.state().peers[0].allowedIps, [parsePrefix("10.0.1.0/24"), parsePrefix("10.0.2.0/24")]);
+  const unmasked = { ip: { family: 4 as const, address: Uint8Array.of(10, 0, 2, 9), cidr: 24 }, remove: false };
+  await set({ peers: [{ ...replace, allowedIps: [unmasked] }] });
+  assert.deepEqual(device.state().peers[0].allowedIps, [parsePrefix("10.0.2.0/24")]);
+  await set({ peers: [replace] });
+  assert.deepEqual(device.state().peers[0].allowedIps, []);
+});
+
 test("a set that needs more peers than there is room for changes nothing", async () => {
   await set({ peers: [peer(), peer()] });
   const before = text();
