@@ -201,7 +201,17 @@ async function runDaemon(name: string, settings: DaemonSettings): Promise<void> 
     if (!ended) libc.exitNow(status);
     process.exit(status);
   };
-  const daemon = await Daemon.start({
+  // Before the start: whoever sees the socket answer may send a signal at once.
+  process.on("SIGHUP", () => {});
+  let starting: Promise<Daemon> | undefined;
+  for (const signal of ["SIGINT", "SIGTERM"] as const) {
+    process.on(signal, () => {
+      log.verbose(`Stopped: ${signal}`);
+      // A start that fails says so itself.
+      void starting?.then((daemon) => daemon.stop()).then((ended) => exit(0, ended), () => {});
+    });
+  }
+  starting = Daemon.start({
     name, log, ...settings, tunFd: descriptor("WG_TUN_FD"), uapiFd: descriptor("WG_UAPI_FD"),
     onStopped: (reason, error) => {
       if (error) log.error(`Stopped: ${reason}`);
@@ -209,13 +219,7 @@ async function runDaemon(name: string, settings: DaemonSettings): Promise<void> 
       exit(error ? 1 : 0, false);
     },
   });
-  for (const signal of ["SIGINT", "SIGTERM"] as const) {
-    process.on(signal, () => {
-      log.verbose(`Stopped: ${signal}`);
-      void daemon.stop().then((ended) => exit(0, ended));
-    });
-  }
-  process.on("SIGHUP", () => {});
+  await starting;
   log.verbose("Ready");
   if (process.env[BACKGROUND] === "1") {
     libc.setsid();
