@@ -88,7 +88,7 @@ async function main(argv: string[]): Promise<void> {
   }
   const foreground = values.foreground || process.env.WG_PROCESS_FOREGROUND === "1";
   const settings = daemonSettings(values);
-  return foreground ? runDaemon(first, settings) : background(first, argv);
+  return foreground ? runDaemon(first, settings) : background(argv);
 }
 
 interface DaemonSettings {
@@ -159,7 +159,7 @@ async function show(name: string | undefined, json: boolean): Promise<void> {
 }
 
 /** Runs the same command in the foreground of a session of its own, and returns when its socket answers. */
-async function background(name: string, argv: string[]): Promise<void> {
+async function background(argv: string[]): Promise<void> {
   const script = fileURLToPath(import.meta.url);
   const isDeno = "Deno" in globalThis;
   const args = [...(isDeno ? ["run", "-A", script] : [...process.execArgv, script]), "--foreground", ...argv];
@@ -179,7 +179,6 @@ async function background(name: string, argv: string[]): Promise<void> {
     return;
   }
   child.unref();
-  void name;
   process.exit(0);
 }
 

@@ -18,6 +18,7 @@ import {
 } from "../protocol";
 import { map, threadBase } from "../memory";
 import { coalesce, coalesceBegin, coalesceEnd } from "../offload/coalesce";
+import { be16, IPV4_HEADER_LEN, IPV6_HEADER_LEN } from "../offload/vnet";
 import { enterRun, leaveRun, lockSpin, unlockSpin } from "../threads/lock";
 import { allowedIpLookup } from "./allowedips";
 import { deviceIsUp, DEVICE_OFFLOAD, drop } from "./device";
@@ -32,18 +33,10 @@ import { replayCheck, replayUpdate } from "./replay";
 import { REJECT_AFTER_MESSAGES, Session, SESSION_REPLAY_LOCK, sessionExpired } from "./session";
 import { anyAuthenticatedReceived, anyAuthenticatedTraversal, dataReceived, post } from "./timers";
 
-const IPV4_HEADER_LEN: u32 = 20;
-const IPV6_HEADER_LEN: u32 = 40;
 const ECN_MASK: u32 = 3; // also the code point CE
 
 // Datagrams this call consumed without a drop, written back to the device at its end.
 const TALLY: usize = 0x48; // in the thread block, this thread's own
-
-// @ts-ignore: decorator
-@inline
-function be16(address: usize, offset: usize): u32 {
-  return <u32>bswap<u16>(load<u16>(address + offset));
-}
 
 /** CE on the outer header is passed to an inner one that is capable of it, RFC 6040 §4.2. */
 function markCongestion(packet: usize, version: u32): void {

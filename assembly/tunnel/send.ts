@@ -12,6 +12,7 @@ import {
 import { DATA_HEADER_LEN, REKEY_AFTER_MESSAGES_LOG2, REKEY_AFTER_TIME_MS } from "../protocol";
 import { threadBase } from "../memory";
 import { segmentBegin, segmentLenMax, segmentNext, segmentPacket, segmentsLeft } from "../offload/segment";
+import { IPV4_HEADER_LEN, IPV6_HEADER_LEN } from "../offload/vnet";
 import { enterRun, leaveRun } from "../threads/lock";
 import { allowedIpLookup } from "./allowedips";
 import { deviceIsUp, DEVICE_MTU, drop } from "./device";
@@ -25,9 +26,7 @@ import { stagePacket } from "./staging";
 import { anyAuthenticatedSent, anyAuthenticatedTraversal, dataSent, post } from "./timers";
 import { outerTos, PACKET_LEN_MAX, sealMessage } from "./transport";
 
-const IPV4_HEADER_LEN: u32 = 20;
 const IPV4_DESTINATION: usize = 16;
-const IPV6_HEADER_LEN: u32 = 40;
 const IPV6_DESTINATION: usize = 24;
 
 /** Whether a session that is still good for sending should be replaced (keep_key_fresh on the sending side). */
