@@ -60,7 +60,7 @@ async function build(tests) {
 }
 
 /** Test folders, one process each: a crash in one cannot hide the others. */
-const groups = ["crypto", "noise", "memory", "protocol", "offload", "host", "system"];
+const groups = ["crypto", "noise", "memory", "protocol", "offload", "host", "netstack", "embed", "lab", "system"];
 
 function testFiles(folder) {
   return readdirSync(join(root, "test", folder), { recursive: true })

@@ -1,253 +1,43 @@
 #!/usr/bin/env node
-// The command: arguments and exit codes only. 0 done, 1 the system refused, 2 wrong usage.
+// The command: which subcommand, and exit codes. 0 done, 1 the system refused, 2 wrong usage. Each subcommand is a file
+// of commands/, loaded when it is asked for, so that the daemon does not start slower for what it never runs.
 
-import { spawn } from "node:child_process";
-import { readFileSync, readdirSync, readlinkSync } from "node:fs";
-import { fileURLToPath } from "node:url";
-import { parseArgs } from "node:util";
+import { readFileSync } from "node:fs";
 import process from "node:process";
-import { type CoreBuild, compileCore, createCore } from "./core.ts";
-import { Daemon } from "./daemon.ts";
-import { WasmguardError } from "./errors.ts";
-import { decodeBase64Key, encodeBase64Key, generatePresharedKey, generatePrivateKey } from "./keys.ts";
-import { LANES_MAX } from "./lanes.ts";
-import { createLogger, type LogLevel, parseLogLevel } from "./log.ts";
-import { openLibc } from "./platform/linux/libc.ts";
-import { fillRandom } from "./platform/random.ts";
-import { formatShow, toJson } from "./show.ts";
-import { listInterfaces, readState } from "./uapi-client.ts";
-import { socketPath } from "./uapi-server.ts";
+import { fileURLToPath } from "node:url";
+import { type Command, UsageError } from "./commands/command.ts";
+
+/** Interfaces cannot have these names: the command is meant. */
+const COMMANDS: Record<string, () => Promise<Command>> = {
+  show: async () => (await import("./commands/show.ts")).command,
+  genkey: async () => (await import("./commands/keys.ts")).genkey,
+  pubkey: async () => (await import("./commands/keys.ts")).pubkey,
+  genpsk: async () => (await import("./commands/keys.ts")).genpsk,
+};
 
 const USAGE = `Usage: wasmguard [OPTIONS] INTERFACE      run a WireGuard interface, configured by wg or wg-quick
        wasmguard show [INTERFACE] [--json]  show interfaces and their peers
        wasmguard genkey                     write a new private key
        wasmguard pubkey < PRIVATE           write the public key of a private key
        wasmguard genpsk                     write a new preshared key
-
-Options:
-  -f, --foreground        stay in the foreground
-      --max-peers N       room for N peers (default 4096)
-      --max-allowed-ips N room for N allowed IPs (default 262144)
-      --core BUILD        plain, relaxed, wide or auto (default, the fastest here): which build of the core to run
-      --lanes N           N pairs of worker threads, for machines with more cores (default 1)
-      --no-offload        one packet a system call to TUN and UDP at most, for drivers that get it wrong
-      --version           write the version
-  -h, --help              write this
-
-Environment: LOG_LEVEL=verbose|error|silent, WG_PROCESS_FOREGROUND=1, WG_TUN_FD, WG_UAPI_FD
+       wasmguard --version
+       wasmguard COMMAND --help             more about one of them
 `;
 
-class UsageError extends Error {}
-
-const options = {
-  foreground: { type: "boolean", short: "f" },
-  json: { type: "boolean" },
-  version: { type: "boolean" },
-  help: { type: "boolean", short: "h" },
-  "max-peers": { type: "string" },
-  "max-allowed-ips": { type: "string" },
-  core: { type: "string" },
-  "no-offload": { type: "boolean" },
-  lanes: { type: "string" },
-} as const;
-
-type Values = { [name in keyof typeof options]?: (typeof options)[name]["type"] extends "boolean" ? boolean : string };
-
-function parse(argv: string[]): { values: Values; positionals: string[] } {
-  try {
-    return parseArgs({ args: argv, options, allowPositionals: true });
-  } catch (error) {
-    throw new UsageError((error as Error).message.replace(/\. To specify.*$/s, ""));
+async function main([first, ...rest]: string[]): Promise<void> {
+  if (first === "--version") return void process.stdout.write(`wasmguard ${version()}\n`);
+  const load = Object.hasOwn(COMMANDS, first ?? "") ? COMMANDS[first] : undefined;
+  const command = load ? await load() : (await import("./commands/daemon.ts")).command;
+  const args = load ? rest : process.argv.slice(2);
+  const options = args.slice(0, args.includes("--") ? args.indexOf("--") : undefined);
+  if (options.includes("--help") || options.includes("-h")) {
+    return void process.stdout.write(load ? command.help : `${USAGE}\n${command.help.replace(/^Usage:.*\n\n/, "")}`);
   }
-}
-
-async function main(argv: string[]): Promise<void> {
-  const { values, positionals } = parse(argv);
-  if (values.help) return void process.stdout.write(USAGE);
-  if (values.version) return void process.stdout.write(`wasmguard ${version()}\n`);
-  const [first, second, third] = positionals;
-  if (first === undefined) throw new UsageError("name an interface, as in: wasmguard wg0");
-  if (third !== undefined || (second !== undefined && first !== "show")) {
-    throw new UsageError(`unexpected argument "${first === "show" ? third : second}"`);
-  }
-  switch (first) {
-    case "genkey":
-      return print(generatePrivateKey());
-    case "genpsk":
-      return print(generatePresharedKey());
-    case "pubkey":
-      return pubkey();
-    case "show":
-      return show(second, values.json === true);
-  }
-  if (values.json) throw new UsageError("--json goes with show");
-  try {
-    socketPath(first);
-  } catch (error) {
-    throw new UsageError((error as Error).message);
-  }
-  const foreground = values.foreground || process.env.WG_PROCESS_FOREGROUND === "1";
-  const settings = daemonSettings(values);
-  return foreground ? runDaemon(first, settings) : background(argv);
-}
-
-interface DaemonSettings {
-  maxPeers?: number;
-  maxNodes?: number;
-  build?: CoreBuild;
-  offload: boolean;
-  lanes?: number;
-}
-
-function daemonSettings(values: Values): DaemonSettings {
-  const maxPeers = number("--max-peers", values["max-peers"], 1 << 20);
-  const prefixes = number("--max-allowed-ips", values["max-allowed-ips"], 1 << 24);
-  const { core } = values;
-  if (core !== undefined && !["plain", "relaxed", "wide", "auto"].includes(core)) {
-    throw new UsageError(`--core ${core} is none of plain, relaxed, wide, auto`);
-  }
-  const build = core === "auto" ? undefined : (core as CoreBuild | undefined);
-  return { maxPeers, maxNodes: prefixes && prefixes * 2, build, offload: !values["no-offload"], lanes: number("--lanes", values.lanes, LANES_MAX) };
-}
-
-function number(name: string, text: string | undefined, max: number): number | undefined {
-  if (text === undefined) return undefined;
-  const value = Number(text);
-  if (!/^\d+$/.test(text) || value < 1 || value > max) throw new UsageError(`${name} ${text} is not in 1..${max}`);
-  return value;
+  await command.run(args, { script: fileURLToPath(import.meta.url) });
 }
 
 function version(): string {
   return (JSON.parse(readFileSync(new URL("../package.json", import.meta.url), "utf8")) as { version: string }).version;
-}
-
-function print(key: Uint8Array): void {
-  process.stdout.write(`${encodeBase64Key(key)}\n`);
-}
-
-async function pubkey(): Promise<void> {
-  const chunks: Buffer[] = [];
-  for await (const chunk of process.stdin) chunks.push(chunk as Buffer);
-  const key = decodeBase64Key(Buffer.concat(chunks).toString("latin1").trim());
-  const core = createCore(await compileCore(), fillRandom, { maxPeers: 1, maxNodes: 2 });
-  print(core.publicKey(key));
-}
-
-async function show(name: string | undefined, json: boolean): Promise<void> {
-  const names = name === undefined ? listInterfaces() : [name];
-  if (name !== undefined) socketPath(name);
-  const core = createCore(await compileCore(), fillRandom, { maxPeers: 1, maxNodes: 2 });
-  const shown: object[] = [];
-  const texts: string[] = [];
-  for (const each of names) {
-    try {
-      const state = await readState(each);
-      const publicKey = state.privateKey && core.publicKey(state.privateKey);
-      if (json) shown.push(toJson(each, state, publicKey));
-      else texts.push(formatShow(each, state, publicKey, process.stdout.isTTY, Math.floor(Date.now() / 1000)));
-    } catch (error) {
-      const { code, message } = error as NodeJS.ErrnoException;
-      // Listed, and gone or dead by now: not this command's business, unless it was asked for by name.
-      if (name === undefined && (code === "ECONNREFUSED" || code === "ENOENT")) continue;
-      if (code === "ENOENT" || code === "ECONNREFUSED") throw new WasmguardError(code, `No interface ${each} is running`);
-      if (code === "EACCES") throw new WasmguardError(code, `Cannot ask ${each}: it needs root`);
-      throw new WasmguardError(code ?? "EIO", `Cannot ask ${each}: ${message}`);
-    }
-  }
-  if (json) process.stdout.write(`${JSON.stringify(name === undefined ? shown : shown[0], null, 2)}\n`);
-  else process.stdout.write(texts.join("\n"));
-}
-
-/** Runs the same command in the foreground of a session of its own, and returns when its socket answers. */
-async function background(argv: string[]): Promise<void> {
-  const script = fileURLToPath(import.meta.url);
-  const isDeno = "Deno" in globalThis;
-  const args = [...(isDeno ? ["run", "-A", script] : [...process.execArgv, script]), "--foreground", ...argv];
-  const inherited = [process.env.WG_TUN_FD, process.env.WG_UAPI_FD].flatMap((fd) => (fd ? [Number(fd)] : []));
-  const stdio: ("ignore" | "pipe" | "inherit" | number)[] = ["ignore", "pipe", "inherit"];
-  for (const fd of inherited) stdio[fd] = fd;
-  for (let i = 0; i < stdio.length; i++) stdio[i] ??= "ignore";
-  const child = spawn(process.execPath, args, { detached: true, stdio, env: { ...process.env, [BACKGROUND]: "1" } });
-  const started = await new Promise<boolean>((resolve, reject) => {
-    child.once("error", reject);
-    child.once("exit", () => resolve(false));
-    child.stdout!.once("data", () => resolve(true));
-  });
-  if (!started) {
-    // It has said why on standard error.
-    process.exitCode = child.exitCode || 1;
-    return;
-  }
-  child.unref();
-  process.exit(0);
-}
-
-/** Set for the child of background(): it says when it is ready and then lets go of the terminal. */
-const BACKGROUND = "WASMGUARD_BACKGROUND";
-
-async function runDaemon(name: string, settings: DaemonSettings): Promise<void> {
-  const level: LogLevel = parseLogLevel(process.env.LOG_LEVEL);
-  const log = createLogger(name, level);
-  const libc = openLibc();
-  const descriptor = (variable: string): number | undefined => {
-    const text = process.env[variable];
-    if (text === undefined || text === "") return undefined;
-    if (!/^\d+$/.test(text)) throw new WasmguardError("EINVAL", `${variable}=${text} is not a file descriptor`);
-    return Number(text);
-  };
-  const exit = (status: number, ended: boolean): void => {
-    // A lane that sleeps in a system call would keep the process for ever.
-    if (!ended) libc.exitNow(status);
-    process.exit(status);
-  };
-  // Before the start: whoever sees the socket answer may send a signal at once.
-  process.on("SIGHUP", () => {});
-  let starting: Promise<Daemon> | undefined;
-  for (const signal of ["SIGINT", "SIGTERM"] as const) {
-    process.on(signal, () => {
-      log.verbose(`Stopped: ${signal}`);
-      // A start that fails says so itself.
-      void starting?.then((daemon) => daemon.stop()).then((ended) => exit(0, ended), () => {});
-    });
-  }
-  starting = Daemon.start({
-    name, log, ...settings, tunFd: descriptor("WG_TUN_FD"), uapiFd: descriptor("WG_UAPI_FD"),
-    onStopped: (reason, error) => {
-      if (error) log.error(`Stopped: ${reason}`);
-      else log.verbose(`Stopped: ${reason}`);
-      exit(error ? 1 : 0, false);
-    },
-  });
-  await starting;
-  log.verbose("Ready");
-  if (process.env[BACKGROUND] === "1") {
-    libc.setsid();
-    process.stdout.write("ready\n", () => letGo(process.env.LOG_LEVEL !== undefined && level !== "silent"));
-  }
-}
-
-/**
- * Points the standard descriptors at nothing, so that whoever waits for the end of our output need not wait for ours.
- * Deno keeps copies of them under other numbers, which would hold a pipe open just as well.
- */
-function letGo(keepErrors: boolean): void {
-  const libc = openLibc();
-  const standard = keepErrors ? [1] : [1, 2];
-  const targets = standard.map(descriptorTarget);
-  const copies = readdirSync("/proc/self/fd").map(Number).filter((fd) => fd > 2 && targets.includes(descriptorTarget(fd)));
-  const nothing = libc.open("/dev/null", 2);
-  if (nothing < 0) return;
-  for (const fd of [...standard, ...copies]) libc.dup2(nothing, fd);
-  if (nothing > 2) libc.close(nothing);
-}
-
-/** What a descriptor of ours is: "pipe:[123]", or a path. Another text for one that is closed. */
-function descriptorTarget(fd: number): string {
-  try {
-    return readlinkSync(`/proc/self/fd/${fd}`);
-  } catch {
-    return `closed ${fd}`;
-  }
 }
 
 main(process.argv.slice(2)).catch((error: unknown) => {
