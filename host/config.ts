@@ -54,6 +54,26 @@ export class ConfigError extends WasmguardError {
   }
 }
 
+/** A key that its section does not have. */
+export class UnknownKeyError extends RangeError {
+  constructor(section: string, key: string) {
+    super(`${keyName(key)} is not a key of ${section}`);
+  }
+}
+
+/** Takes one key of a section. @throws RangeError when it is not one of its keys, or not a value of it */
+export type KeySink = (key: string, value: string, line: number) => void;
+
+/** What others put into the same file (the proxy's sections): they are handed over with their lines, in order. */
+export interface ConfigHooks {
+  /** Begins another section, by its name in lower case; "" is what stands before the first. undefined = unknown. */
+  section?(name: string, line: number): KeySink | undefined;
+  /** A key of [Interface] that is not wg-quick's, in lower case. @returns false when it is unknown */
+  interfaceKey?(key: string, value: string, line: number): boolean;
+  /** Every value before it is read: variables are replaced here. @throws RangeError */
+  expand?(value: string): string;
+}
+
 /** RFC 791: no IPv4 link has less */
 const MTU_MIN = 68;
 const UINT16_MAX = 0xffff;
@@ -86,7 +106,7 @@ const PEER_KEYS = new Map<string, Setter<PeerDraft>>([
 ]);
 
 /** @throws ConfigError */
-export function parseConfig(text: string): Config {
+export function parseConfig(text: string, hooks: ConfigHooks = {}): Config {
   const config: InterfaceConfig = {
     addresses: [],
     dns: [],
@@ -98,24 +118,29 @@ export function parseConfig(text: string): Config {
     saveConfig: false,
   };
   const peers: PeerDraft[] = [];
-  let set: ((line: number, key: string, value: string) => void) | undefined;
+  const interfaceKey: KeySink = (key, value, line) => {
+    if (!INTERFACE_KEYS.has(key.toLowerCase()) && hooks.interfaceKey?.(key.toLowerCase(), value, line)) return;
+    assign(INTERFACE_KEYS, config, "[Interface]", key, value);
+  };
+  let set: KeySink | undefined = hooks.section?.("", 0);
 
   text.split("\n").forEach((raw, index) => {
     const number = index + 1;
     const line = raw.replace(/#.*/, "").trim();
     if (line === "") return;
     if (/^\[interface\]$/i.test(line)) {
-      set = (at, key, value) => assign(INTERFACE_KEYS, config, at, "[Interface]", key, value);
+      set = interfaceKey;
     } else if (/^\[peer\]$/i.test(line)) {
       const peer: PeerDraft = { allowedIps: [], line: number };
       peers.push(peer);
-      set = (at, key, value) => assign(PEER_KEYS, peer, at, "[Peer]", key, value);
+      set = (key, value) => assign(PEER_KEYS, peer, "[Peer]", key, value);
+    } else if (line.startsWith("[")) {
+      set = otherSection(hooks, line, number);
     } else {
       const equals = line.indexOf("=");
-      if (line.startsWith("[")) throw new ConfigError(number, "a section is [Interface] or [Peer]");
       if (equals < 0) throw new ConfigError(number, "a line is Key = value");
       if (set === undefined) throw new ConfigError(number, "a [Interface] or [Peer] must come first");
-      set(number, line.slice(0, equals).trim(), line.slice(equals + 1).trim());
+      setKey(set, hooks, line.slice(0, equals).trim(), line.slice(equals + 1).trim(), number);
     }
   });
   return { interface: config, peers: peers.map(finishPeer) };
@@ -166,25 +191,34 @@ function toPeerChange(
   return change;
 }
 
-function assign<T>(
-  setters: Map<string, Setter<T>>,
-  target: T,
-  line: number,
-  section: string,
-  key: string,
-  value: string,
-): void {
-  const set = setters.get(key.toLowerCase());
-  if (set === undefined) {
-    // Anything but a word may be a secret that lost its way.
-    throw new ConfigError(line, `${/^[a-z]{1,32}$/i.test(key) ? key : "this"} is not a key of ${section}`);
-  }
+function otherSection(hooks: ConfigHooks, line: string, number: number): KeySink {
+  const name = /^\[([a-z0-9]{1,32})\]$/i.exec(line)?.[1];
+  const sink = name === undefined ? undefined : hooks.section?.(name.toLowerCase(), number);
+  if (sink !== undefined) return sink;
+  if (hooks.section === undefined) throw new ConfigError(number, "a section is [Interface] or [Peer]");
+  throw new ConfigError(number, `${name === undefined ? "this" : `[${name}]`} is not a section that is known here`);
+}
+
+/** One line; whatever is wrong with it gets the line and the key. */
+function setKey(set: KeySink, hooks: ConfigHooks, key: string, value: string, line: number): void {
   try {
-    set(target, value);
+    set(key, hooks.expand?.(value) ?? value, line);
   } catch (error) {
+    if (error instanceof UnknownKeyError) throw new ConfigError(line, error.message);
     if (!(error instanceof RangeError)) throw error;
-    throw new ConfigError(line, `${key}: ${error.message}`);
+    throw new ConfigError(line, `${keyName(key)}: ${error.message}`);
   }
+}
+
+/** Anything but a word may be a secret that lost its way. */
+function keyName(key: string): string {
+  return /^[a-z][a-z0-9]{0,31}$/i.test(key) ? key : "this";
+}
+
+function assign<T>(setters: Map<string, Setter<T>>, target: T, section: string, key: string, value: string): void {
+  const set = setters.get(key.toLowerCase());
+  if (set === undefined) throw new UnknownKeyError(section, key);
+  set(target, value);
 }
 
 function finishPeer({ line, publicKey, ...peer }: PeerDraft): PeerConfig {
