@@ -1,26 +1,35 @@
-// A tunnel inside a program: the device over node:dgram, with packets handed in and out by calls. One thread, one event
-// loop, no privileges, no native code; the same on Node and Deno.
+// A tunnel inside a program: the device over any transport, with packets handed in and out by calls. One thread, one
+// event loop, no privileges, no native code; the same on Node and Deno.
+//
+// Two ways to take packets: onPacket gives each as it was sent, for programs that look at packets; onInput gives what a
+// TCP/IP stack wants, runs of a flow joined to super-packets, and `link` takes such from it.
 
-import {
-  DELIVER_CONTINUES, DELIVER_FLAGS, DELIVER_LENGTH, DELIVER_OFFSET, DELIVER_SIZE, IN_LENGTH, IN_OFFSET, IN_SEGMENT, IN_SIZE,
-  SLOTS_SIZE, SLOT_DATA_SIZE, SLOT_HEADROOM, SLOT_COUNT, SLOT_SIZE, THREAD_DELIVER, THREAD_IN,
-} from "../assembly/abi.ts";
+import { OFFLOAD_VNET } from "../assembly/abi.ts";
 import { DEFAULT_MTU } from "../assembly/protocol.ts";
 import { type Core, type CoreBuild, compileCore, createCore } from "./core.ts";
 import { Device } from "./device.ts";
-import { type CoreEvent, Driver } from "./driver.ts";
+import { type CoreEvent, Driver, type DriverOptions } from "./driver.ts";
 import { WasmguardError } from "./errors.ts";
 import type { DeviceChange, DeviceState } from "./model.ts";
+import type { InPacket, Link } from "./netstack/types.ts";
+import { Carrier } from "./platform/portable/carrier.ts";
 import { PortableClock } from "./platform/portable/clock.ts";
-import { PortableUdp } from "./platform/portable/udp.ts";
+import { InputDelivery, PacketDelivery } from "./platform/portable/delivery.ts";
+import { DeviceLink } from "./platform/portable/link.ts";
 import { CoreRandom, fillRandom } from "./platform/random.ts";
-import type { ErrorCounts, PacketSink } from "./platform/types.ts";
+import type { ErrorCounts } from "./platform/types.ts";
+import type { Transport } from "./transport/types.ts";
+import { UdpTransport } from "./transport/udp.ts";
 
 export interface PortableOptions {
   /** A packet from a peer: IPv4 or IPv6, its source checked against the peer's allowed IPs. It is yours to keep. */
-  onPacket: (packet: Uint8Array) => void;
+  onPacket?: (packet: Uint8Array) => void;
+  /** In place of onPacket: packets for a stack, TCP runs joined to super-packets; valid during the call. */
+  onInput?: (packet: InPacket) => void;
   onEvent?: (event: CoreEvent) => void;
-  /** address to bind; default: all */
+  /** what carries the datagrams; default: UDP */
+  transport?: Transport;
+  /** address to bind, of the default transport; default: all */
   address?: string;
   /** bytes of the largest packet that send() takes without padding past it; default 1420 */
   mtu?: number;
@@ -33,36 +42,52 @@ export interface PortableOptions {
 
 export class PortableDevice {
   readonly device: Device;
-  readonly #core: Core;
-  readonly #driver: Driver;
-  readonly #udp: PortableUdp;
+  readonly #driver: LinkDriver;
+  readonly #carrier: Carrier;
+  readonly #link: DeviceLink;
   #closed = false;
 
   /** Use openPortable. */
   constructor(core: Core, options: PortableOptions) {
-    this.#core = core;
-    const { onEvent } = options;
-    this.#driver = new Driver({ core, clock: new PortableClock(core), random: new CoreRandom(core), onEvent });
-    this.#udp = new PortableUdp({ core, onDatagram: () => this.#driver.receive(1), address: options.address });
-    this.#driver.sink = this.#udp;
-    this.#driver.packets = new CallbackSink(core, options.onPacket);
-    this.device = new Device({ core, driver: this.#driver, network: this.#udp });
-    this.device.setMtu(options.mtu ?? DEFAULT_MTU);
+    const { onEvent, onPacket, onInput, transport, address } = options;
+    if ((onPacket === undefined) === (onInput === undefined)) throw new TypeError("Cannot open a device: give onPacket or onInput");
+    if (transport && address !== undefined) throw new TypeError("Cannot open a device: the address is that of the default transport");
+    this.#link = new DeviceLink({
+      core,
+      mtu: options.mtu ?? DEFAULT_MTU,
+      onPackets: (count) => this.#driver.send(count),
+    });
+    this.#driver = new LinkDriver(this.#link, { core, clock: new PortableClock(core), random: new CoreRandom(core), onEvent });
+    this.#carrier = new Carrier({
+      core,
+      transport: transport ?? new UdpTransport({ address }),
+      onDatagrams: (count) => this.#driver.receive(count),
+    });
+    this.#driver.sink = this.#carrier;
+    if (onInput) core.exports.deviceSetOffload(OFFLOAD_VNET);
+    this.#driver.packets = onInput ? new InputDelivery(core, onInput) : new PacketDelivery(core, onPacket!);
+    this.device = new Device({ core, driver: this.#driver, network: this.#carrier });
+    this.device.setMtu(this.#link.mtu);
+  }
+
+  /** The way out for a stack's packets. */
+  get link(): Link {
+    return this.#link;
   }
 
   /** The UDP port, once bound. */
   get listenPort(): number {
-    return this.#udp.listenPort;
+    return this.#carrier.listenPort;
   }
 
-  /** Errors of the socket by code; none of them ends the device. */
+  /** Errors of the transport by code; none of them ends the device. */
   get errors(): ErrorCounts {
-    return this.#udp.errors;
+    return this.#carrier.errors;
   }
 
   /** Binds a port, if the configuration named none, and lets packets pass. */
   async up(): Promise<void> {
-    await this.#udp.open();
+    await this.#carrier.open();
     this.device.up();
   }
 
@@ -76,63 +101,43 @@ export class PortableDevice {
 
   /**
    * Sends IP packets to the peers that own their destinations; the ones that no peer owns are counted and dropped.
-   * @throws RangeError when a packet is longer than 65,536 bytes or there are more than 64
+   * @throws RangeError when a packet is longer than 65,535 bytes; none is sent then
    */
   send(...packets: Uint8Array[]): void {
     if (this.#closed) throw new WasmguardError("ERR_CLOSED", "Cannot send: the device is closed");
-    if (packets.length > SLOT_COUNT) throw new RangeError(`Cannot send ${packets.length} packets at once: at most ${SLOT_COUNT}`);
-    const { view, u8, base, slots } = this.#core;
-    packets.forEach((packet, i) => {
-      if (packet.length > SLOT_DATA_SIZE) throw new RangeError(`Cannot send a packet of ${packet.length} bytes`);
-      const at = slots + SLOT_SIZE * i + SLOT_HEADROOM;
-      const record = base + THREAD_IN + IN_SIZE * i;
-      u8.set(packet, at);
-      view.setUint32(record + IN_OFFSET, at, true);
-      view.setUint32(record + IN_LENGTH, packet.length, true);
-      view.setUint32(record + IN_SEGMENT, 0, true);
-    });
-    this.#driver.send(packets.length);
+    this.#link.flush();
+    for (const packet of packets) {
+      if (packet.length > PACKET_LEN_MAX) throw new RangeError(`Cannot send a packet of ${packet.length} bytes: at most ${PACKET_LEN_MAX}`);
+    }
+    for (const header of packets) this.#link.put({ header, payload: [], gsoSize: 0, checksumStart: 0 });
+    this.#link.flush();
   }
 
-  /** Ends the tunnel: the port is closed and every key wiped. */
+  /** Ends the tunnel: what was sent before still leaves, then the port is closed and every key wiped. */
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
-    this.#udp.close();
+    this.#link.flush();
+    this.#link.close();
+    this.#carrier.close();
     this.device.close();
   }
 }
 
-/** Hands delivered packets to a function. */
-class CallbackSink implements PacketSink {
-  readonly errors: ErrorCounts = new Map();
-  readonly #core: Core;
-  readonly #onPacket: (packet: Uint8Array) => void;
+const PACKET_LEN_MAX = 65535;
 
-  constructor(core: Core, onPacket: (packet: Uint8Array) => void) {
-    this.#core = core;
-    this.#onPacket = onPacket;
+/** Sends what lies in the slots before the core may put packets of its own there. */
+class LinkDriver extends Driver {
+  readonly #link: DeviceLink;
+
+  constructor(link: DeviceLink, options: DriverOptions) {
+    super(options);
+    this.#link = link;
   }
 
-  deliver(count: number): number {
-    const { view, u8, base, slots } = this.#core;
-    // Taken out first: the callback may send, and that writes into the same slots and records.
-    const packets: Uint8Array[] = [];
-    let parts: Uint8Array[] = [];
-    for (let i = 0; i < count; i++) {
-      const record = base + THREAD_DELIVER + i * DELIVER_SIZE;
-      const offset = view.getUint32(record + DELIVER_OFFSET, true);
-      const length = view.getUint32(record + DELIVER_LENGTH, true);
-      if (offset < slots || offset + length > slots + SLOTS_SIZE) {
-        throw new WasmguardError("ERR_CORE_ADDRESS", `The core gave a packet outside of its slots: ${offset}+${length}`);
-      }
-      parts.push(u8.slice(offset, offset + length));
-      if (view.getUint32(record + DELIVER_FLAGS, true) & DELIVER_CONTINUES) continue;
-      packets.push(parts.length === 1 ? parts[0] : Buffer.concat(parts));
-      parts = [];
-    }
-    for (const packet of packets) this.#onPacket(packet);
-    return packets.length;
+  override service(): void {
+    this.#link.flush();
+    super.service();
   }
 }
 
