@@ -13,6 +13,7 @@ const COMMANDS: Record<string, () => Promise<Command>> = {
   genkey: async () => (await import("./commands/keys.ts")).genkey,
   pubkey: async () => (await import("./commands/keys.ts")).pubkey,
   genpsk: async () => (await import("./commands/keys.ts")).genpsk,
+  relay: async () => (await import("./commands/relay.ts")).command,
 };
 
 const USAGE = `Usage: wasmguard [OPTIONS] INTERFACE      run a WireGuard interface, configured by wg or wg-quick
@@ -20,6 +21,7 @@ const USAGE = `Usage: wasmguard [OPTIONS] INTERFACE      run a WireGuard interfa
        wasmguard genkey                     write a new private key
        wasmguard pubkey < PRIVATE           write the public key of a private key
        wasmguard genpsk                     write a new preshared key
+       wasmguard relay --allow HOST:PORT    carry WebSocket clients' datagrams to a peer
        wasmguard --version
        wasmguard COMMAND --help             more about one of them
 `;
