@@ -57,7 +57,15 @@ export class PortableDevice {
       mtu: options.mtu ?? DEFAULT_MTU,
       onPackets: (count) => this.#driver.send(count),
     });
-    this.#driver = new LinkDriver(this.#link, { core, clock: new PortableClock(core), random: new CoreRandom(core), onEvent });
+    this.#driver = new LinkDriver(this.#link, {
+      core,
+      clock: new PortableClock(core),
+      random: new CoreRandom(core),
+      onEvent: (event) => {
+        onEvent?.(event);
+        this.#link.flush(); // service goes on after it
+      },
+    });
     this.#carrier = new Carrier({
       core,
       transport: transport ?? new UdpTransport({ address }),
