@@ -204,6 +204,11 @@ export const EVENT_COOKIE_RECEIVED = 10;
 export const EVENT_COOKIE_SENT = 11;
 export const EVENT_UNDER_LOAD = 12; // argument: 1 entered, 0 left
 export const EVENT_PEER_SILENT = 13; // no answer for KEEPALIVE + REKEY_TIMEOUT: a new handshake begins
+export const EVENT_EPHEMERAL = 14; // with deviceSetKeyLog alone; argument: our index. The key lies in KEY_LOG
+// Only while the user asked for a key log: our private ephemeral keys, each at the place of its EVENT_EPHEMERAL
+// (KEY_LOG + serial % EVENT_MAX * 32). Whoever reads one wipes it; deviceSetKeyLog(0) and deviceWipe wipe all.
+export const KEY_LOG = DEVICE_BASE + 0x2400;
+export const KEY_LOG_END = KEY_LOG + EVENT_MAX * 32;
 
 // --- pools above the thread blocks; the host sizes the memory with the same sums (memory.ts, host/core.ts) -------------------------
 export const PEER_SIZE = 4096; // a peer with its handshake, cookie, timers and three sessions

@@ -6,7 +6,7 @@
 
 import {
   ALLOWED_IP_ADDR, ALLOWED_IP_CIDR, ALLOWED_IP_FAMILY, BAD_ARGUMENT, DEVICE_NODE_COUNT, DEVICE_NODE_LIMIT,
-  FULL, NOT_FOUND, OK, PEER_INFO_DROPS, PEER_INFO_ENDPOINT, PEER_INFO_HANDSHAKE_ATTEMPTS,
+  FULL, KEY_LOG, KEY_LOG_END, NOT_FOUND, OK, PEER_INFO_DROPS, PEER_INFO_ENDPOINT, PEER_INFO_HANDSHAKE_ATTEMPTS,
   PEER_INFO_LAST_HANDSHAKE_NSEC, PEER_INFO_LAST_HANDSHAKE_SEC, PEER_INFO_PERSISTENT_KEEPALIVE,
   PEER_INFO_PRESHARED_KEY, PEER_INFO_PUBLIC_KEY, PEER_INFO_RX_BYTES, PEER_INFO_RX_PACKETS, PEER_INFO_SESSIONS,
   PEER_INFO_SIZE, PEER_INFO_STAGED, PEER_INFO_TX_BYTES, PEER_INFO_TX_PACKETS, THREAD_ALLOWED_IP, THREAD_PEER_INFO,
@@ -18,7 +18,7 @@ import {
   allowedIpAfter, allowedIpFirst as firstNode, allowedIpInsert, allowedIpRead, allowedIpRemove as removeNode,
   allowedIpRemoveAll,
 } from "./tunnel/allowedips";
-import { deviceIsUp, DEVICE_MTU, DEVICE_OFFLOAD, DEVICE_UP, peerIsPresent } from "./tunnel/device";
+import { deviceIsUp, DEVICE_KEY_LOG, DEVICE_MTU, DEVICE_OFFLOAD, DEVICE_UP, peerIsPresent } from "./tunnel/device";
 import { clearSource, readEndpoint, setEndpoint } from "./tunnel/endpoint";
 import { keyLookup } from "./tunnel/keytable";
 import {
@@ -73,6 +73,12 @@ export function deviceDown(): void {
 /** The TUN's MTU: packets are not padded past it. 0 = no limit. */
 export function deviceSetMtu(mtu: u32): void {
   store<u32>(DEVICE_MTU, mtu);
+}
+
+/** 1: each handshake hands out our private ephemeral key (EVENT_EPHEMERAL), for a key log. 0, as at first: never. */
+export function deviceSetKeyLog(on: u32): void {
+  store<u32>(DEVICE_KEY_LOG, on);
+  if (!on) wipe(KEY_LOG, KEY_LOG_END - KEY_LOG);
 }
 
 /** What the TUN can do: OFFLOAD_* of abi.ts. Before the first packet. */

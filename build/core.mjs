@@ -1,6 +1,7 @@
-// Compiles assembly/ to dist/core-<build>.wasm, its crypto to dist/speed-<build>.wasm, and test/assembly/*.ts to dist/test/<name>-<build>.wasm, for the builds
-// of asconfig.json: plain (Node 20), relaxed (V8 with relaxed SIMD) and wide (the same, for V8 that pairs operations into
-// AVX2). One process a module, as many as there are cores.
+// Compiles assembly/ to dist/core-<build>.wasm, parts of its crypto to dist/speed-<build>.wasm and dist/primitives.wasm, and
+// test/assembly/*.ts to dist/test/<name>-<build>.wasm, for the builds of asconfig.json: plain (Node 20), relaxed (V8 with
+// relaxed SIMD), wide (the same, for V8 that pairs operations into AVX2), and page (plain over a memory that is not
+// shared, for a page without cross-origin isolation). One process a module, as many as there are cores.
 import { execFile } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, statSync } from "node:fs";
 import { availableParallelism } from "node:os";
@@ -46,6 +47,8 @@ export async function buildCore({ tests = false, only } = {}) {
     for (const build of builds) modules.push({ entry: "assembly/index.ts", build, out: `dist/core-${build}.wasm` });
     for (const build of ["relaxed", "wide"])
       modules.push({ entry: "assembly/crypto/speed.ts", build, out: `dist/speed-${build}.wasm` });
+    modules.push({ entry: "assembly/crypto/primitives.ts", build: "page", out: "dist/primitives.wasm" });
+    modules.push({ entry: "assembly/index.ts", build: "page", out: "dist/core-page.wasm" });
   }
   if (tests || only)
     for (const file of readdirSync(join(root, "test/assembly"))) {

@@ -12,12 +12,14 @@ const COMMANDS: Record<string, () => Promise<Command>> = {
   show: async () => (await import("./commands/show.ts")).command,
   genkey: async () => (await import("./commands/keys.ts")).genkey,
   pubkey: async () => (await import("./commands/keys.ts")).pubkey,
+  decode: async () => (await import("./commands/decode.ts")).command,
   genpsk: async () => (await import("./commands/keys.ts")).genpsk,
   relay: async () => (await import("./commands/relay.ts")).command,
 };
 
 const USAGE = `Usage: wasmguard [OPTIONS] INTERFACE      run a WireGuard interface, configured by wg or wg-quick
        wasmguard show [INTERFACE] [--json]  show interfaces and their peers
+       wasmguard decode FILE                the messages of a capture, decrypted with its keys
        wasmguard genkey                     write a new private key
        wasmguard pubkey < PRIVATE           write the public key of a private key
        wasmguard genpsk                     write a new preshared key
@@ -41,6 +43,12 @@ async function main([first, ...rest]: string[]): Promise<void> {
 function version(): string {
   return (JSON.parse(readFileSync(new URL("../package.json", import.meta.url), "utf8")) as { version: string }).version;
 }
+
+// Whoever reads our output may stop early: `wasmguard decode FILE | head`.
+process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+  if (error.code !== "EPIPE") throw error;
+  process.exit(0);
+});
 
 main(process.argv.slice(2)).catch((error: unknown) => {
   const message = error instanceof Error ? error.message : String(error);

@@ -24,6 +24,7 @@ export interface CoreExports {
   deviceWipe(): void;
   deviceSetMtu(mtu: number): void;
   deviceSetOffload(offload: number): void;
+  deviceSetKeyLog(on: number): void;
   deviceSetPrivateKey(key: number): void;
   deviceClearSources(): void;
   deviceSend(packets: number): number;
@@ -94,6 +95,29 @@ async function openSeal(build: CoreBuild): Promise<Seal> {
   };
   const [key, src, dst] = [THREADS_END, THREADS_END + 0x100, THREADS_END + 0x8000];
   return (count) => sealTimes(dst, src, FULL_PACKET_LEN, key, count);
+}
+
+/** The exports of assembly/crypto/primitives.ts, and room for their arguments: addresses from `room` to the memory's end. */
+export interface PrimitiveExports {
+  aeadSeal(dst: number, src: number, srcLen: number, ad: number, adLen: number, key: number, counter: bigint): void;
+  aeadOpen(dst: number, src: number, srcLen: number, ad: number, adLen: number, key: number, counter: bigint): number;
+  xaeadOpen(dst: number, src: number, srcLen: number, ad: number, adLen: number, key: number, nonce: number): number;
+  blake2s(dst: number, dstLen: number, src: number, srcLen: number, key: number, keyLen: number): void;
+  kdf1(dst: number, key: number, src: number, srcLen: number): void;
+  kdf2(dst1: number, dst2: number, key: number, src: number, srcLen: number): void;
+  kdf3(dst1: number, dst2: number, dst3: number, key: number, src: number, srcLen: number): void;
+  x25519(dst: number, privateKey: number, publicKey: number): number;
+  x25519Public(dst: number, privateKey: number): void;
+}
+
+const PRIMITIVES_PAGES = 24;
+
+/** The crypto of the core, call by call, over a memory of its own that is not shared. */
+export async function openPrimitives(): Promise<{ exports: PrimitiveExports; memory: WebAssembly.Memory; room: number }> {
+  const module = await compileFile("primitives.wasm");
+  const memory = new WebAssembly.Memory({ initial: PRIMITIVES_PAGES, maximum: PRIMITIVES_PAGES });
+  const exports = instantiateSync(module, { env: { memory } }).exports as unknown as PrimitiveExports;
+  return { exports, memory, room: THREADS_END };
 }
 
 /**

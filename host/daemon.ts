@@ -8,6 +8,8 @@ import {
   OUT_RUN_COUNT_MAX, OUT_RUN_LEN_MAX,
 } from "../assembly/abi.ts";
 import { AUTHTAG_LEN, DATA_HEADER_LEN } from "../assembly/protocol.ts";
+import { Recorder } from "./capture/recorder.ts";
+import { Tap, TappedSink } from "./capture/tap.ts";
 import { type CoreBuild, compileCore, createCore, fastestBuild } from "./core.ts";
 import { Device } from "./device.ts";
 import { type CoreEvent, Driver } from "./driver.ts";
@@ -40,6 +42,9 @@ export interface DaemonOptions {
   lanes?: number;
   /** super-packets through TUN and UDP (virtio header, UDP_SEGMENT, UDP_GRO); default true */
   offload?: boolean;
+  /** path of a key log, and of a capture file: secret files, for debugging */
+  keyLog?: string;
+  pcap?: string;
   /** the interface or the socket was removed, or a lane failed: the daemon has stopped */
   onStopped: (reason: string, error: Error | null) => void;
 }
@@ -70,6 +75,7 @@ export class Daemon {
   readonly #network: LinuxNetwork;
   readonly #driver: Driver;
   readonly #device: Device;
+  readonly #recorder: Recorder | null;
   #lanes: Lanes | null = null;
   #uapi: UapiServer | null = null;
   #watcher: { close(): void } | null = null;
@@ -81,15 +87,18 @@ export class Daemon {
     const { name, tunFd, log, maxPeers, maxNodes, lanes = 1, offload = true } = options;
     const libc = this.#libc;
     this.#options = options;
+    this.#recorder = this.#openRecorder();
     this.#tun = tunFd === undefined ? openTun(libc, { name, mtu: DAEMON_MTU, vnetHeader: offload, multiQueue: lanes > 1 }) : adoptTun(libc, tunFd);
     const pairs = tunFd === undefined ? lanes : 1;
     const core = createCore(module, fillRandom, { maxPeers, maxNodes, threads: daemonThreads(pairs) });
     core.exports.deviceSetOffload(this.#tun.offload);
+    const recorder = this.#recorder?.capturesPackets ? this.#recorder : null;
     this.#driver = new Driver({
       core,
       clock: new LinuxClock(libc, core),
       random: new CoreRandom(core),
       onEvent: (event) => this.#logEvent(event),
+      onEphemeral: (peer, key) => this.#recordKeys(peer, key),
       onEventsLost: (count) => log.verbose(`${count} events came too fast to be told`),
     });
     this.#network = new LinuxNetwork({
@@ -98,18 +107,22 @@ export class Daemon {
       lanes: pairs,
       onBound: (udps) => {
         const onSourceGone = (peer: number): void => void core.exports.peerClearSource(peer);
-        this.#driver.sink = new Sender(libc, core, udps[0], { wait: false, onSourceGone });
+        const sender = new Sender(libc, core, udps[0], { wait: false, onSourceGone });
+        this.#driver.sink = recorder ? new TappedSink(sender, new Tap(core, (captured) => recorder.packets(captured))) : sender;
         this.#lanes = new Lanes({
           core,
           tuns: udps.map((_, i) => (i === 0 ? this.#tun.handle : this.#tun.openQueue())),
           udps,
           onKick: () => this.#driver.service(),
+          onCaptured: recorder ? (captured) => recorder.packets(captured) : undefined,
+          onCaptureLost: (count) => log.error(`${count} datagrams came too fast to be captured`),
           onErrors: (direction, errors) => log.verbose(`errors ${direction}: ${errors.map(([code, n]) => `${code} ${n}`).join(", ")}`),
           onEnd: (_, error) => this.#laneEnded(error),
         });
       },
     });
     this.#device = new Device({ core, driver: this.#driver, network: this.#network });
+    if (this.#recorder) this.#driver.logKeys(true);
   }
 
   /**
@@ -157,7 +170,26 @@ export class Daemon {
       this.#tun.close();
     }
     this.#device.close();
+    this.#recorder?.close();
     return ended;
+  }
+
+  #openRecorder(): Recorder | null {
+    const { keyLog, pcap, log } = this.#options;
+    if (keyLog === undefined && pcap === undefined) return null;
+    const identity = () => ({ privateKey: this.#device.privateKey(), listenPort: this.#network.listenPort });
+    const recorder = new Recorder({ keyLog, pcap, identity });
+    for (const path of [keyLog, pcap]) {
+      if (path !== undefined) log.error(`WARNING: writing secret keys to ${path}: who reads it reads this tunnel's traffic`);
+    }
+    return recorder;
+  }
+
+  #recordKeys(peer: number, ephemeral: Uint8Array): void {
+    const keys = this.#device.handshakeKeys(peer, ephemeral);
+    if (!keys) return;
+    this.#recorder?.keys(keys);
+    for (const key of Object.values(keys)) key.fill(0);
   }
 
   #wakeLanes(): void {

@@ -11,6 +11,7 @@ import {
   PEER_INFO_PERSISTENT_KEEPALIVE, PEER_INFO_PRESHARED_KEY, PEER_INFO_PUBLIC_KEY, PEER_INFO_RX_BYTES,
   PEER_INFO_TX_BYTES, THREAD_ALLOWED_IP, THREAD_PEER_INFO,
 } from "../assembly/abi.ts";
+import type { HandshakeKeys } from "./capture/keylog.ts";
 import { type Core, statusError } from "./core.ts";
 import type { Driver } from "./driver.ts";
 import { type Endpoint, decodeEndpoint, encodeEndpoint } from "./endpoint.ts";
@@ -106,13 +107,40 @@ export class Device implements Configurable {
     return { privateKey: this.#privateKey?.slice() ?? null, listenPort, fwmark, peers };
   }
 
+  /** The public key and the endpoint of a peer by its number, as events have it; null when it is gone. */
+  peerIdentity(peer: number): { publicKey: Uint8Array; endpoint: Endpoint | null } | null {
+    if (this.#core.exports.peerInfo(peer) < 0) return null;
+    const publicKey = this.#core.u8.slice(this.#infoAt(PEER_INFO_PUBLIC_KEY), this.#infoAt(PEER_INFO_PUBLIC_KEY) + 32);
+    const endpoint = decodeEndpoint(this.#core.view, this.#infoAt(PEER_INFO_ENDPOINT));
+    this.#wipeInfo();
+    return { publicKey, endpoint };
+  }
+
   /** A name for logs: the ends of the peer's public key. */
   peerName(peer: number): string {
-    if (this.#core.exports.peerInfo(peer) < 0) return "peer(removed)";
-    const key = this.#core.u8.slice(this.#infoAt(PEER_INFO_PUBLIC_KEY), this.#infoAt(PEER_INFO_PUBLIC_KEY) + 32);
-    this.#wipeInfo();
-    const text = encodeBase64Key(key);
+    const identity = this.peerIdentity(peer);
+    if (identity === null) return "peer(removed)";
+    const text = encodeBase64Key(identity.publicKey);
     return `peer(${text.slice(0, 4)}…${text.slice(39, 43)})`;
+  }
+
+  /** What a key log says of a handshake with this peer. The caller wipes it. @returns null when the peer is gone */
+  handshakeKeys(peer: number, localEphemeralPrivate: Uint8Array): HandshakeKeys | null {
+    if (!this.#privateKey || this.#core.exports.peerInfo(peer) < 0) return null;
+    const copy = (field: number) => new Uint8Array(this.#core.u8.slice(this.#infoAt(field), this.#infoAt(field) + 32));
+    const keys = {
+      localStaticPrivate: this.#privateKey.slice(),
+      remoteStaticPublic: copy(PEER_INFO_PUBLIC_KEY),
+      localEphemeralPrivate,
+      presharedKey: copy(PEER_INFO_PRESHARED_KEY),
+    };
+    this.#wipeInfo();
+    return keys;
+  }
+
+  /** Our private key, or null; the caller wipes it. */
+  privateKey(): Uint8Array | null {
+    return this.#privateKey?.slice() ?? null;
   }
 
   async apply(change: DeviceChange): Promise<void> {

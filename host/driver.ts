@@ -5,7 +5,8 @@
 // between portions, so that a flood of handshakes keeps neither the UAPI nor a signal waiting.
 
 import { EVENTS, EVENT_ARGUMENT, EVENT_MAX, EVENT_PEER, EVENT_SIZE, EVENT_TYPE, DEVICE_EVENT_HEAD } from "../assembly/abi.ts";
-import { THREAD_DEADLINE } from "../assembly/abi.ts";
+import { EVENT_EPHEMERAL, KEY_LOG, THREAD_DEADLINE } from "../assembly/abi.ts";
+import { KEY_LEN } from "../assembly/protocol.ts";
 import { type Core, statusError } from "./core.ts";
 import type { Clock, DatagramSink, PacketSink, Random } from "./platform/types.ts";
 
@@ -22,6 +23,8 @@ export interface DriverOptions {
   clock: Clock;
   random: Random;
   onEvent?: (event: CoreEvent) => void;
+  /** With logKeys(true): our private ephemeral key of a handshake, before its message is sent. Wiped after the call. */
+  onEphemeral?: (peer: number, privateKey: Uint8Array) => void;
   /** events that were overwritten before they were read */
   onEventsLost?: (count: number) => void;
 }
@@ -40,8 +43,11 @@ export class Driver {
   /** where DELIVER records go (portable host) */
   packets: PacketSink | undefined;
   readonly #onEvent: (event: CoreEvent) => void;
+  readonly #onEphemeral: (peer: number, privateKey: Uint8Array) => void;
   readonly #onEventsLost: (count: number) => void;
   #eventTail = 0;
+  #keyTail = 0;
+  #logsKeys = false;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #turn: ReturnType<typeof setImmediate> | undefined;
   #closed = false;
@@ -51,6 +57,7 @@ export class Driver {
     this.clock = options.clock;
     this.random = options.random;
     this.#onEvent = options.onEvent ?? (() => {});
+    this.#onEphemeral = options.onEphemeral ?? (() => {});
     this.#onEventsLost = options.onEventsLost ?? (() => {});
   }
 
@@ -87,6 +94,7 @@ export class Driver {
       const outs = this.core.exports.deviceService();
       if (outs < 0) throw statusError("do what is due", outs);
       const more = this.core.more;
+      if (this.#logsKeys) this.#readKeys();
       if (outs > 0) this.sink?.send(outs);
       this.#readEvents();
       if (!more) {
@@ -98,6 +106,13 @@ export class Driver {
       this.#turn = undefined;
       this.service();
     });
+  }
+
+  /** Whether the core hands out ephemeral keys: because the user asked for a key log, never else. */
+  logKeys(on: boolean): void {
+    this.#logsKeys = on;
+    this.#keyTail = this.core.view.getUint32(DEVICE_EVENT_HEAD, true);
+    this.core.exports.deviceSetKeyLog(on ? 1 : 0);
   }
 
   /** No timer, no call after this. */
@@ -122,6 +137,25 @@ export class Driver {
     this.#timer = setTimeout(() => this.service(), Math.min(delay, TIMEOUT_MAX_MS));
   }
 
+  // Apart from the other events, and before the messages are sent: a capture wants a key before what it opens.
+  #readKeys(): void {
+    const { view, u8 } = this.core;
+    const head = view.getUint32(DEVICE_EVENT_HEAD, true);
+    if ((head - this.#keyTail) >>> 0 > EVENT_MAX) this.#keyTail = (head - EVENT_MAX) >>> 0;
+    for (; this.#keyTail !== head; this.#keyTail = (this.#keyTail + 1) >>> 0) {
+      const at = EVENTS + (this.#keyTail % EVENT_MAX) * EVENT_SIZE;
+      if (view.getUint32(at + EVENT_TYPE, true) !== EVENT_EPHEMERAL) continue;
+      const keyAt = KEY_LOG + (this.#keyTail % EVENT_MAX) * KEY_LEN;
+      const key = new Uint8Array(u8.slice(keyAt, keyAt + KEY_LEN));
+      u8.fill(0, keyAt, keyAt + KEY_LEN);
+      try {
+        this.#onEphemeral(view.getUint32(at + EVENT_PEER, true), key);
+      } finally {
+        key.fill(0);
+      }
+    }
+  }
+
   #readEvents(): void {
     const { view } = this.core;
     const head = view.getUint32(DEVICE_EVENT_HEAD, true);
@@ -136,6 +170,7 @@ export class Driver {
       const peer = view.getUint32(at + EVENT_PEER, true);
       const argument = view.getUint32(at + EVENT_ARGUMENT, true);
       this.#eventTail = (this.#eventTail + 1) >>> 0;
+      if (type === EVENT_EPHEMERAL) continue;
       this.#onEvent({ type, peer, argument });
     }
   }

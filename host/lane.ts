@@ -7,8 +7,9 @@
 // never returns to the event loop, so the main thread stops it by waking its system call with CONTROL_STOP set.
 
 import { parentPort, workerData } from "node:worker_threads";
+import { type Captured, Tap } from "./capture/tap.ts";
 import { attachCore } from "./core.ts";
-import { CONTROL_KICKED, CONTROL_STOP, type LaneData, type LaneMessage } from "./lanes.ts";
+import { CAPTURED_MAX_SIZE, CONTROL_CAPTURED, CONTROL_KICKED, CONTROL_STOP, type LaneData, type LaneMessage } from "./lanes.ts";
 import { LinuxClock } from "./platform/linux/clock.ts";
 import { openLibc } from "./platform/linux/libc.ts";
 import { Pace } from "./platform/linux/pace.ts";
@@ -28,6 +29,7 @@ function run(data: LaneData): void {
   const pace = new Pace(libc);
   const clock = new LinuxClock(libc, core);
   const random = new CoreRandom(core);
+  const tap = data.captures ? new Tap(core, (captured) => lane.captured(captured)) : null;
   if (data.direction === "out") {
     const reader = new TunReader(libc, core, data.tun);
     const sender = new Sender(libc, core, data.udp, { onSourceGone: (peer) => void core.exports.peerClearSource(peer) });
@@ -39,6 +41,7 @@ function run(data: LaneData): void {
       random.refill();
       const outs = core.exports.deviceSend(packets);
       if (outs < 0) throw new Error(`deviceSend: status ${outs}`);
+      if (outs > 0) tap?.outgoing(outs);
       if (outs > 0) sender.send(outs);
       if (core.kicked) lane.kick();
       lane.report(sender.errors);
@@ -50,6 +53,7 @@ function run(data: LaneData): void {
   for (;;) {
     const datagrams = receiver.receive();
     if (lane.stopped || datagrams === CLOSED) return;
+    tap?.incoming(datagrams);
     for (let first = 0; first < datagrams; ) {
       clock.stampMono();
       random.refill();
@@ -83,6 +87,15 @@ class Lane {
   /** Wakes the main thread, unless it was woken and has not come round yet. */
   kick(): void {
     if (Atomics.exchange(this.#control, CONTROL_KICKED, 1) === 0) post({ type: "kick" });
+  }
+
+  /** Hands copies of datagrams to the main thread, unless it is too far behind with those it has. */
+  captured(captured: Captured[]): void {
+    const size = captured.reduce((sum, { bytes }) => sum + bytes.length, 0);
+    const waiting = Atomics.add(this.#control, CONTROL_CAPTURED, size);
+    if (waiting <= CAPTURED_MAX_SIZE) return post({ type: "captured", captured, size });
+    Atomics.sub(this.#control, CONTROL_CAPTURED, size);
+    post({ type: "captureLost", count: captured.length });
   }
 
   /** Tells the main thread of new errors of single packets, at most once a second. */

@@ -3,6 +3,7 @@
 // on one socket, so order within a flow is kept.
 
 import { Worker } from "node:worker_threads";
+import type { Captured } from "./capture/tap.ts";
 import type { Core } from "./core.ts";
 import { THREAD_MAX } from "../assembly/abi.ts";
 import { WasmguardError } from "./errors.ts";
@@ -21,15 +22,23 @@ export interface LaneData {
   tun: TunHandle;
   udp: UdpHandle;
   control: SharedArrayBuffer;
+  /** whether datagrams are copied for a capture file */
+  captures: boolean;
 }
 
 /** Words of the control buffer. */
 export const CONTROL_STOP = 0; // 1 = end at the next wake-up
 export const CONTROL_KICKED = 1; // 1 = a kick is on its way to the main thread
-const CONTROL_LEN = 8;
+export const CONTROL_CAPTURED = 2; // bytes on their way to the capture file
+const CONTROL_LEN = 12;
+
+/** Bytes on their way to the capture file at most: a disk that is slower than the network must not fill the memory. */
+export const CAPTURED_MAX_SIZE = 64 << 20;
 
 export type LaneMessage =
   | { type: "kick" }
+  | { type: "captured"; captured: Captured[]; size: number }
+  | { type: "captureLost"; count: number }
   | { type: "errors"; direction: Direction; errors: [code: string, count: number][] }
   /** the interface or the socket is gone, or it was told to stop */
   | { type: "end"; direction: Direction }
@@ -53,6 +62,10 @@ export interface LanesOptions {
   udps: UdpHandle[];
   /** the core has work for the main thread */
   onKick: () => void;
+  /** where copies of all datagrams go; absent = none are made */
+  onCaptured?: (captured: Captured[]) => void;
+  /** datagrams that came too fast to be captured */
+  onCaptureLost?: (count: number) => void;
   onErrors: (direction: Direction, errors: [code: string, count: number][]) => void;
   /** a lane ended that nobody stopped; `error` is null when its interface went away */
   onEnd: (direction: Direction, error: WasmguardError | null) => void;
@@ -90,7 +103,8 @@ export class Lanes {
   #start(direction: Direction, thread: number, tun: TunHandle, udp: UdpHandle): void {
     const { module, memory } = this.#options.core;
     const control = this.#control.buffer as SharedArrayBuffer;
-    const data: LaneData = { direction, module, memory, thread, tun, udp, control };
+    const captures = this.#options.onCaptured !== undefined;
+    const data: LaneData = { direction, module, memory, thread, tun, udp, control, captures };
     const entry = new URL(import.meta.url.endsWith(".ts") ? "../dist/lane.js" : "./lane.js", import.meta.url);
     const worker = new Worker(entry, { workerData: data });
     this.#exits.push(new Promise((resolve) => worker.once("exit", resolve)));
@@ -104,6 +118,13 @@ export class Lanes {
         // Cleared first: what comes after this is a new kick.
         Atomics.store(this.#control, CONTROL_KICKED, 0);
         this.#options.onKick();
+        return;
+      case "captured":
+        Atomics.sub(this.#control, CONTROL_CAPTURED, message.size);
+        this.#options.onCaptured?.(message.captured);
+        return;
+      case "captureLost":
+        this.#options.onCaptureLost?.(message.count);
         return;
       case "errors":
         this.#options.onErrors(message.direction, message.errors);

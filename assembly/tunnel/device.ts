@@ -29,11 +29,13 @@ import { timersStop } from "./timers";
 //      4      4  MTU of the TUN, 0 = no limit to padding
 //      8      8  when the device was last under load, ns; 0 = not
 //     16      4  OFFLOAD_* of the TUN
+//     20      4  1 = ephemeral keys are logged
 export const DEVICE: usize = DEVICE_BASE + 0x2300;
 export const DEVICE_UP: usize = DEVICE;
 export const DEVICE_MTU: usize = DEVICE + 4;
 export const DEVICE_LOADED_AT: usize = DEVICE + 8;
 export const DEVICE_OFFLOAD: usize = DEVICE + 16;
+export const DEVICE_KEY_LOG: usize = DEVICE + 20;
 
 const SECRETS: usize = SCRATCH_KEY; // 32 bytes of the noise scratch
 

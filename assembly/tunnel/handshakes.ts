@@ -29,7 +29,7 @@ import { tai64nAfter, tai64nNow } from "../noise/tai64n";
 import { writeBegin, writeEnd } from "../threads/lock";
 import { deviceIsUp, DEVICE_LOADED_AT } from "./device";
 import { readEndpoint, setEndpoint } from "./endpoint";
-import { emitEvent } from "./events";
+import { emitEvent, logEphemeral } from "./events";
 import { indexLookup } from "./indextable";
 import { NS_PER_MS, NS_PER_SEC, takeRandom, wallNsec, wallSec } from "./input";
 import {
@@ -80,6 +80,7 @@ export function sendInitiation(peer: Peer, isRetry: bool, now: u64): bool {
   store<u32>(message, MESSAGE_HANDSHAKE_INITIATION);
   store<u32>(message, peer.handshake.localIndex, INITIATION_SENDER);
   takeRandom(ephemeral, KEY_LEN);
+  logEphemeral(peer.number, peer.handshake.localIndex, ephemeral);
   tai64nNow(timestamp, IDENTITY_TIMESTAMP, wallSec(), wallNsec());
   const created = createInitiation(
     message + INITIATION_EPHEMERAL, peer.handshake, peer.publicKey, ephemeral, timestamp, TIMESTAMP_LEN,
@@ -122,6 +123,7 @@ function sendResponse(peer: Peer, now: u64): void {
   store<u32>(message, peer.handshake.localIndex, RESPONSE_SENDER);
   store<u32>(message, peer.handshake.remoteIndex, RESPONSE_RECEIVER);
   takeRandom(ephemeral, KEY_LEN);
+  logEphemeral(peer.number, peer.handshake.localIndex, ephemeral);
   const created = createResponse(
     message + RESPONSE_EPHEMERAL, peer.handshake, peer.publicKey, peer.presharedKey, ephemeral, 0, 0,
   );

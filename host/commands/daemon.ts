@@ -19,6 +19,8 @@ const options = {
   core: { type: "string" },
   "no-offload": { type: "boolean" },
   lanes: { type: "string" },
+  keylog: { type: "string" },
+  pcap: { type: "string" },
 } as const;
 
 type Values = { [name in keyof typeof options]?: (typeof options)[name]["type"] extends "boolean" ? boolean : string };
@@ -34,6 +36,8 @@ Runs a WireGuard interface, configured by wg or wg-quick.
       --core BUILD        plain, relaxed, wide or auto (default, the fastest here): which build of the core to run
       --lanes N           N pairs of worker threads, for machines with more cores (default 1)
       --no-offload        one packet a system call to TUN and UDP at most, for drivers that get it wrong
+      --keylog FILE       add the secret keys of each handshake to FILE, as Wireshark reads them: for debugging
+      --pcap FILE         capture all datagrams to FILE (pcapng) with the keys inside: for debugging
 
 Environment: LOG_LEVEL=verbose|error|silent, WG_PROCESS_FOREGROUND=1, WG_TUN_FD, WG_UAPI_FD
 `,
@@ -59,6 +63,8 @@ interface DaemonSettings {
   build?: CoreBuild;
   offload: boolean;
   lanes?: number;
+  keyLog?: string;
+  pcap?: string;
 }
 
 function daemonSettings(values: Values): DaemonSettings {
@@ -69,7 +75,9 @@ function daemonSettings(values: Values): DaemonSettings {
     throw new UsageError(`--core ${core} is none of plain, relaxed, wide, auto`);
   }
   const build = core === "auto" ? undefined : (core as CoreBuild | undefined);
-  return { maxPeers, maxNodes: prefixes && prefixes * 2, build, offload: !values["no-offload"], lanes: number("--lanes", values.lanes, LANES_MAX) };
+  const lanes = number("--lanes", values.lanes, LANES_MAX);
+  const offload = !values["no-offload"];
+  return { maxPeers, maxNodes: prefixes && prefixes * 2, build, offload, lanes, keyLog: values.keylog, pcap: values.pcap };
 }
 
 /** Runs the same command in the foreground of a session of its own, and returns when its socket answers. */
