@@ -146,11 +146,29 @@ outer("of the core only abi and protocol", () => {
   assert.deepEqual(wrong, []);
 });
 
-outer("of packages only node's own, and the loader in core.ts", () => {
-  const wrong = refused(inFolder("host"), (target, _, file) => {
-    if (target.startsWith("host/") || target.startsWith("assembly/") || target.startsWith("node:")) return true;
-    return file === "host/core.ts" && target === "@assemblyscript/loader";
+/** Who may use which package. All but the loader are bundled, in chunks that load when they are needed. */
+const PACKAGES: [user: string, name: string][] = [
+  ["host/core.ts", "@assemblyscript/loader"],
+  ["host/transport/", "ws"],
+  ["host/conform/", "@noble/"],
+  ["host/netstack/resolver.ts", "@leichtgewicht/dns-packet"],
+];
+
+outer("of packages only node's own, and those named above where they are named", () => {
+  const wrong = refused(inFolder("host"), (target, value, file) => {
+    if (!value || target.startsWith("host/") || target.startsWith("assembly/") || target.startsWith("node:")) return true;
+    return PACKAGES.some(([user, name]) => file.startsWith(user) && target.startsWith(name));
   });
+  assert.deepEqual(wrong, []);
+});
+
+outer("netstack and capture's readers know no platform", () => {
+  const readers = ["dissector", "keylog", "pcapng", "primitives", "udp-packet"].map((name) => `host/capture/${name}.ts`);
+  for (const file of readers) assert.ok(host.includes(file), file);
+  const wrong = refused(
+    (file) => file.startsWith("host/netstack/") || readers.includes(file),
+    (target, value) => !value || !(target.startsWith("node:") || target.startsWith("host/platform/")),
+  );
   assert.deepEqual(wrong, []);
 });
 
