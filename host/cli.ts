@@ -9,6 +9,8 @@ import { type Command, UsageError } from "./commands/command.ts";
 
 /** Interfaces cannot have these names: the command is meant. */
 const COMMANDS: Record<string, () => Promise<Command>> = {
+  up: async () => (await import("./commands/up.ts")).command,
+  down: async () => (await import("./commands/down.ts")).command,
   show: async () => (await import("./commands/show.ts")).command,
   genkey: async () => (await import("./commands/keys.ts")).genkey,
   pubkey: async () => (await import("./commands/keys.ts")).pubkey,
@@ -18,6 +20,8 @@ const COMMANDS: Record<string, () => Promise<Command>> = {
 };
 
 const USAGE = `Usage: wasmguard [OPTIONS] INTERFACE      run a WireGuard interface, configured by wg or wg-quick
+       wasmguard up FILE.conf | NAME        bring up a tunnel as wg-quick does, without it
+       wasmguard down FILE.conf | NAME      take it down again
        wasmguard show [INTERFACE] [--json]  show interfaces and their peers
        wasmguard decode FILE                the messages of a capture, decrypted with its keys
        wasmguard genkey                     write a new private key

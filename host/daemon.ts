@@ -45,6 +45,8 @@ export interface DaemonOptions {
   /** path of a key log, and of a capture file: secret files, for debugging */
   keyLog?: string;
   pcap?: string;
+  /** what the core reports of a peer: EVENT_* of abi.ts */
+  onPeerEvent?: (publicKey: Uint8Array, type: number) => void;
   /** the interface or the socket was removed, or a lane failed: the daemon has stopped */
   onStopped: (reason: string, error: Error | null) => void;
 }
@@ -97,7 +99,10 @@ export class Daemon {
       core,
       clock: new LinuxClock(libc, core),
       random: new CoreRandom(core),
-      onEvent: (event) => this.#logEvent(event),
+      onEvent: (event) => {
+        this.#logEvent(event);
+        this.#passEvent(event);
+      },
       onEphemeral: (peer, key) => this.#recordKeys(peer, key),
       onEventsLost: (count) => log.verbose(`${count} events came too fast to be told`),
     });
@@ -267,6 +272,13 @@ export class Daemon {
     if (!this.#tun.exists()) return this.#end("the interface was deleted", null);
     this.#setMtu(this.#tun.mtu());
     this.#setUp(this.#tun.up());
+  }
+
+  #passEvent({ type, peer }: CoreEvent): void {
+    const { onPeerEvent } = this.#options;
+    if (onPeerEvent === undefined || peer === NO_PEER) return;
+    const identity = this.#device.peerIdentity(peer);
+    if (identity !== null) onPeerEvent(identity.publicKey, type);
   }
 
   #logEvent({ type, peer, argument }: CoreEvent): void {

@@ -53,7 +53,7 @@ Environment: LOG_LEVEL=verbose|error|silent, WG_PROCESS_FOREGROUND=1, WG_TUN_FD,
     }
     const settings = daemonSettings(values);
     const foreground = values.foreground || process.env.WG_PROCESS_FOREGROUND === "1";
-    return foreground ? runDaemon(name, settings) : background(args, script);
+    return foreground ? runDaemon(name, settings) : background(["--foreground", ...args], script);
   },
 };
 
@@ -80,15 +80,20 @@ function daemonSettings(values: Values): DaemonSettings {
   return { maxPeers, maxNodes: prefixes && prefixes * 2, build, offload, lanes, keyLog: values.keylog, pcap: values.pcap };
 }
 
-/** Runs the same command in the foreground of a session of its own, and returns when its socket answers. */
-async function background(argv: string[], script: string): Promise<void> {
+/**
+ * Runs ourselves in a session of its own, and returns when it says that it is ready (becomeReady).
+ * @param argv  of the script: what stays in the foreground
+ */
+export async function background(argv: string[], script: string): Promise<void> {
   const isDeno = "Deno" in globalThis;
-  const args = [...(isDeno ? ["run", "-A", script] : [...process.execArgv, script]), "--foreground", ...argv];
+  const args = [...(isDeno ? ["run", "-A", script] : [...process.execArgv, script]), ...argv];
   const inherited = [process.env.WG_TUN_FD, process.env.WG_UAPI_FD].flatMap((fd) => (fd ? [Number(fd)] : []));
   const stdio: ("ignore" | "pipe" | "inherit" | number)[] = ["ignore", "pipe", "inherit"];
   for (const fd of inherited) stdio[fd] = fd;
   for (let i = 0; i < stdio.length; i++) stdio[i] ??= "ignore";
   const child = spawn(process.execPath, args, { detached: true, stdio, env: { ...process.env, [BACKGROUND]: "1" } });
+  // It is no longer of our terminal's group: what ends us has to be told.
+  for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => process.kill(child.pid!, signal));
   const started = await new Promise<boolean>((resolve, reject) => {
     child.once("error", reject);
     child.once("exit", () => resolve(false));
@@ -141,10 +146,20 @@ async function runDaemon(name: string, settings: DaemonSettings): Promise<void> 
   });
   await starting;
   log.verbose("Ready");
-  if (process.env[BACKGROUND] === "1") {
-    libc.setsid();
-    process.stdout.write("ready\n", () => letGo(process.env.LOG_LEVEL !== undefined && level !== "silent"));
-  }
+  becomeReady(level);
+}
+
+/** @param ended  whether all threads did: a lane that sleeps in a system call would keep the process for ever */
+export function exit(status: number, ended: boolean): void {
+  if (!ended) openLibc().exitNow(status);
+  process.exit(status);
+}
+
+/** Tells background(), if that started us, and lets go of its terminal. */
+export function becomeReady(level: LogLevel): void {
+  if (process.env[BACKGROUND] !== "1") return;
+  openLibc().setsid();
+  process.stdout.write("ready\n", () => letGo(process.env.LOG_LEVEL !== undefined && level !== "silent"));
 }
 
 /**
