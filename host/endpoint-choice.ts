@@ -58,8 +58,8 @@ export class EndpointChoice {
     const before = this.#candidates;
     this.#candidates = alternate(addresses);
     if (this.#lives(now)) return NOTHING;
-    if (this.#chosen === null && !this.#roamed) return this.#choose(0);
-    if (!this.#roamed && this.#indexOfChosen() >= 0) return NOTHING;
+    if (!this.#roamed) return this.#indexOfChosen() >= 0 ? NOTHING : this.#choose(0);
+    // It went its own way: only a name that says something new knows better, unless nobody answers there.
     const news = before.length !== this.#candidates.length || this.#candidates.some((ip) => indexOf(before, ip) < 0);
     return news || this.#suspect ? this.#choose(0) : NOTHING;
   }
