@@ -70,8 +70,8 @@ export interface ConfigHooks {
   section?(name: string, line: number): KeySink | undefined;
   /** A key of [Interface] that is not wg-quick's, in lower case. @returns false when it is unknown */
   interfaceKey?(key: string, value: string, line: number): boolean;
-  /** Every value before it is read: variables are replaced here. @throws RangeError */
-  expand?(value: string): string;
+  /** Every value before it is read, with its key in lower case: variables are replaced here. @throws RangeError */
+  expand?(value: string, key: string): string;
 }
 
 /** RFC 791: no IPv4 link has less */
@@ -202,7 +202,7 @@ function otherSection(hooks: ConfigHooks, line: string, number: number): KeySink
 /** One line; whatever is wrong with it gets the line and the key. */
 function setKey(set: KeySink, hooks: ConfigHooks, key: string, value: string, line: number): void {
   try {
-    set(key, hooks.expand?.(value) ?? value, line);
+    set(key, hooks.expand?.(value, key.toLowerCase()) ?? value, line);
   } catch (error) {
     if (error instanceof UnknownKeyError) throw new ConfigError(line, error.message);
     if (!(error instanceof RangeError)) throw error;
