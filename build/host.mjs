@@ -5,25 +5,28 @@ import { chmodSync, existsSync, readdirSync, rmSync, writeFileSync } from "node:
 import { join } from "node:path";
 import { root } from "./core.mjs";
 
-const entries = ["cli", "lane", "index", "demo"].filter((name) => existsSync(join(root, `host/${name}.ts`)));
+const sources = { cli: "cli", lane: "lane", native: "native/worker", index: "index", demo: "demo" };
+const entries = Object.entries(sources).filter(([, source]) => existsSync(join(root, `host/${source}.ts`)));
 
 export async function buildHost() {
-  const dist = join(root, "dist");
-  const old = existsSync(dist) ? readdirSync(dist).filter((name) => /^chunk-.*\.js$/.test(name)) : [];
-  for (const name of old) rmSync(join(dist, name));
-  await build({
+  const { metafile } = await build({
     absWorkingDir: root,
-    entryPoints: entries.map((name) => `host/${name}.ts`),
+    entryPoints: Object.fromEntries(entries.map(([name, source]) => [name, `host/${source}.ts`])),
     outdir: "dist",
     bundle: true,
     splitting: true,
     chunkNames: "chunk-[hash]",
+    metafile: true,
     format: "esm",
     platform: "node",
     target: "node20",
     external: ["koffi"],
     logLevel: "error",
   });
+  // Chunks of builds before: only now, so that a failed build leaves the last good one whole.
+  const made = new Set(Object.keys(metafile.outputs));
+  const old = readdirSync(join(root, "dist")).filter((name) => /^chunk-.*\.js$/.test(name) && !made.has(`dist/${name}`));
+  for (const name of old) rmSync(join(root, "dist", name));
   chmodSync(join(root, "dist/cli.js"), 0o755);
   // The same command where Deno is at home: wg-quick runs one file by its path.
   const deno = join(root, "dist/wasmguard-deno");

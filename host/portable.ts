@@ -1,15 +1,18 @@
-// A tunnel inside a program: the device over any transport, with packets handed in and out by calls. One thread, one
-// event loop, no privileges, no native code; the same on Node and Deno.
+// A tunnel inside a program: the device over any transport, with packets handed in and out by calls. No privileges; the
+// same on Node and Deno. One thread and no native code are enough for it; on Linux, where FFI is there, datagrams go
+// through the kernel in runs and are received in a thread (native/carrier.ts).
 //
 // Two ways to take packets: onPacket gives each as it was sent, for programs that look at packets; onInput gives what a
 // TCP/IP stack wants, runs of a flow joined to super-packets, and `link` takes such from it.
 
+import { platform } from "node:os";
 import { OFFLOAD_VNET } from "../assembly/abi.ts";
 import { DEFAULT_MTU } from "../assembly/protocol.ts";
 import { type Core, type CoreBuild, compileCore, createCore } from "./core.ts";
-import { Device } from "./device.ts";
+import { Device, type Network } from "./device.ts";
 import { type CoreEvent, Driver, type DriverOptions } from "./driver.ts";
-import { WasmguardError } from "./errors.ts";
+import { quote, WasmguardError } from "./errors.ts";
+import { parseIp } from "./ip.ts";
 import type { DeviceChange, DeviceState } from "./model.ts";
 import type { InPacket, Link } from "./netstack/types.ts";
 import { Carrier } from "./platform/portable/carrier.ts";
@@ -17,7 +20,7 @@ import { PortableClock } from "./platform/portable/clock.ts";
 import { InputDelivery, PacketDelivery } from "./platform/portable/delivery.ts";
 import { DeviceLink } from "./platform/portable/link.ts";
 import { CoreRandom, fillRandom } from "./platform/random.ts";
-import type { ErrorCounts } from "./platform/types.ts";
+import type { Clock, ErrorCounts } from "./platform/types.ts";
 import type { Transport } from "./transport/types.ts";
 import { UdpTransport } from "./transport/udp.ts";
 
@@ -27,9 +30,17 @@ export interface PortableOptions {
   /** In place of onPacket: packets for a stack, TCP runs joined to super-packets; valid during the call. */
   onInput?: (packet: InPacket) => void;
   onEvent?: (event: CoreEvent) => void;
-  /** what carries the datagrams; default: UDP */
-  transport?: Transport;
-  /** address to bind, of the default transport; default: all */
+  /**
+   * The receiving thread of the native transport broke down, and nothing comes in any more: close the device. It should
+   * never happen; without this function it is an uncaught exception.
+   */
+  onFailed?: (error: WasmguardError) => void;
+  /**
+   * What carries the datagrams. "udp" is node:dgram; "native" is UDP by FFI, on Linux with koffi or with Deno's
+   * --allow-ffi --allow-read, several times as fast; "auto", the default, is the faster one that works here.
+   */
+  transport?: Transport | "auto" | "native" | "udp";
+  /** address to bind, for UDP; default: all */
   address?: string;
   /** bytes of the largest packet that send() takes without padding past it; default 1420 */
   mtu?: number;
@@ -40,42 +51,38 @@ export interface PortableOptions {
   module?: WebAssembly.Module;
 }
 
+/** What a device stands on: its network, with the datagrams of its core. */
+interface Carriage extends Network {
+  readonly errors: ErrorCounts;
+  open(): Promise<void>;
+  close(): Promise<void> | void;
+}
+
+/** Joins a carriage to the driver of its core. */
+type Join = (driver: Driver) => Carriage;
+
 export class PortableDevice {
   readonly device: Device;
-  readonly #driver: LinkDriver;
-  readonly #carrier: Carrier;
+  readonly #carriage: Carriage;
   readonly #link: DeviceLink;
-  #closed = false;
+  #closed: Promise<void> | null = null;
 
   /** Use openPortable. */
-  constructor(core: Core, options: PortableOptions) {
-    const { onEvent, onPacket, onInput, transport, address } = options;
-    if ((onPacket === undefined) === (onInput === undefined)) throw new TypeError("Cannot open a device: give onPacket or onInput");
-    if (transport && address !== undefined) throw new TypeError("Cannot open a device: the address is that of the default transport");
-    this.#link = new DeviceLink({
+  constructor(core: Core, clock: Clock, join: Join, { mtu = DEFAULT_MTU, onEvent }: PortableOptions) {
+    const link = new DeviceLink({ core, mtu, onPackets: (count) => driver.send(count) });
+    const driver = new LinkDriver(link, {
       core,
-      mtu: options.mtu ?? DEFAULT_MTU,
-      onPackets: (count) => this.#driver.send(count),
-    });
-    this.#driver = new LinkDriver(this.#link, {
-      core,
-      clock: new PortableClock(core),
+      clock,
       random: new CoreRandom(core),
       onEvent: (event) => {
         onEvent?.(event);
-        this.#link.flush(); // service goes on after it
+        link.flush(); // service goes on after it
       },
     });
-    this.#carrier = new Carrier({
-      core,
-      transport: transport ?? new UdpTransport({ address }),
-      onDatagrams: (count) => this.#driver.receive(count),
-    });
-    this.#driver.sink = this.#carrier;
-    if (onInput) core.exports.deviceSetOffload(OFFLOAD_VNET);
-    this.#driver.packets = onInput ? new InputDelivery(core, onInput) : new PacketDelivery(core, onPacket!);
-    this.device = new Device({ core, driver: this.#driver, network: this.#carrier });
-    this.device.setMtu(this.#link.mtu);
+    this.#link = link;
+    this.#carriage = join(driver);
+    this.device = new Device({ core, driver, network: this.#carriage });
+    this.device.setMtu(mtu);
   }
 
   /** The way out for a stack's packets. */
@@ -85,17 +92,17 @@ export class PortableDevice {
 
   /** The UDP port, once bound. */
   get listenPort(): number {
-    return this.#carrier.listenPort;
+    return this.#carriage.listenPort;
   }
 
   /** Errors of the transport by code; none of them ends the device. */
   get errors(): ErrorCounts {
-    return this.#carrier.errors;
+    return this.#carriage.errors;
   }
 
   /** Binds a port, if the configuration named none, and lets packets pass. */
   async up(): Promise<void> {
-    await this.#carrier.open();
+    await this.#carriage.open();
     this.device.up();
   }
 
@@ -121,14 +128,20 @@ export class PortableDevice {
     this.#link.flush();
   }
 
-  /** Ends the tunnel: what was sent before still leaves, then the port is closed and every key wiped. */
-  close(): void {
-    if (this.#closed) return;
-    this.#closed = true;
+  /**
+   * Ends the tunnel: what was sent before still leaves, then the port is closed and every key wiped.
+   * @returns when nothing is left of it, no thread and no handle; all else is done at once
+   */
+  close(): Promise<void> {
+    return (this.#closed ??= this.#close());
+  }
+
+  #close(): Promise<void> {
     this.#link.flush();
     this.#link.close();
-    this.#carrier.close();
+    const ended = this.#carriage.close();
     this.device.close();
+    return Promise.resolve(ended);
   }
 }
 
@@ -151,6 +164,44 @@ class LinkDriver extends Driver {
 
 /** Creates a device; configure() it, then up(). */
 export async function openPortable(options: PortableOptions): Promise<PortableDevice> {
+  const { onPacket, onInput, address, transport = "auto", maxPeers } = options;
+  if ((onPacket === undefined) === (onInput === undefined)) throw new TypeError("Cannot open a device: give onPacket or onInput");
+  if (typeof transport === "object") {
+    if (address !== undefined) throw new TypeError("Cannot open a device: an address is for UDP, not for another transport");
+  } else if (!["auto", "native", "udp"].includes(transport)) {
+    throw new TypeError(`Cannot open a device: no transport is called ${quote(String(transport))}`);
+  }
   const module = options.module ?? (await compileCore(options.build));
-  return new PortableDevice(createCore(module, fillRandom, { maxPeers: options.maxPeers, threads: 1 }), options);
+  if (transport === "native" || (transport === "auto" && platform() === "linux")) {
+    try {
+      return await openNative(module, options);
+    } catch (error) {
+      if (transport === "native") throw error;
+    }
+  }
+  const carrying = typeof transport === "object" ? transport : new UdpTransport({ address });
+  const core = createCore(module, fillRandom, { maxPeers, threads: 1 });
+  if (onInput) core.exports.deviceSetOffload(OFFLOAD_VNET);
+  const join = (driver: Driver): Carriage => {
+    const carrier = new Carrier({ core, transport: carrying, onDatagrams: (count) => driver.receive(count) });
+    driver.sink = carrier;
+    driver.packets = onInput ? new InputDelivery(core, onInput) : new PacketDelivery(core, onPacket!);
+    return carrier;
+  };
+  return new PortableDevice(core, new PortableClock(core), join, options);
+}
+
+async function openNative(module: WebAssembly.Module, options: PortableOptions): Promise<PortableDevice> {
+  const { onPacket, onInput, maxPeers } = options;
+  const address = options.address === undefined ? undefined : parseIp(options.address);
+  const onFailed = options.onFailed ?? ((error) => {
+    throw error;
+  });
+  const { NativeCarrier } = await import("./native/carrier.ts");
+  const carrier = await NativeCarrier.open({ module, maxPeers, address, onPacket, onInput, onFailed });
+  const join = (driver: Driver): Carriage => {
+    carrier.use(driver);
+    return carrier;
+  };
+  return new PortableDevice(carrier.core, carrier.clock, join, options);
 }

@@ -3,6 +3,7 @@
 // need not be asked.
 
 import type { Network } from "../../device.ts";
+import type { IpAddress } from "../../ip.ts";
 import type { Libc } from "./libc.ts";
 import { LinuxUdp, type UdpHandle } from "./udp.ts";
 
@@ -10,6 +11,8 @@ export interface LinuxNetworkOptions {
   libc: Libc;
   /** sockets that share the port (SO_REUSEPORT): one for each pair of lanes */
   lanes: number;
+  /** address to bind; default: all */
+  address?: IpAddress;
   /** UDP_SEGMENT and UDP_GRO, where the kernel has them */
   offload: boolean;
   /** the first sockets were bound: time to start the lanes */
@@ -72,15 +75,15 @@ export class LinuxNetwork implements Network {
 
   /** All sockets of a port, or none. */
   #bind(port: number, mark: number): LinuxUdp[] {
-    const { libc, lanes, offload } = this.#options;
-    if (lanes === 1) return [new LinuxUdp(libc, { port, mark, offload })];
+    const { libc, lanes, offload, address } = this.#options;
+    if (lanes === 1) return [new LinuxUdp(libc, { port, address, mark, offload })];
     // SO_REUSEPORT would let us in beside another program of ours; a socket without it tells whether the port is free.
-    const probe = new LinuxUdp(libc, { port });
+    const probe = new LinuxUdp(libc, { port, address });
     const free = probe.port;
     probe.close();
     const sockets: LinuxUdp[] = [];
     try {
-      for (let i = 0; i < lanes; i++) sockets.push(new LinuxUdp(libc, { port: free, mark, shared: true, offload }));
+      for (let i = 0; i < lanes; i++) sockets.push(new LinuxUdp(libc, { port: free, address, mark, shared: true, offload }));
     } catch (error) {
       closeAll(sockets);
       throw error;

@@ -2,6 +2,7 @@
 // ::ffff:a.b.c.d to it. Two sockets, as the kernel module has, were rejected: they need a poll before each receive, or
 // a second worker. Without IPv6 in the kernel it is one IPv4 socket, and IPv6 endpoints are unreachable.
 
+import { formatIp, type IpAddress } from "../../ip.ts";
 import type { Udp } from "../types.ts";
 import { EAFNOSUPPORT, SystemError } from "./errno.ts";
 import { AF_INET, AF_INET6, SOCK_CLOEXEC, SOCK_DGRAM, SOL_SOCKET, type Libc } from "./libc.ts";
@@ -43,6 +44,8 @@ export interface UdpHandle {
 export interface UdpOptions {
   /** 0..65535; 0 = let the system choose */
   port: number;
+  /** default: all, of both families */
+  address?: IpAddress;
   /** firewall mark, 0 = none */
   mark?: number;
   /** 4 forbids IPv6; default: both, as far as the kernel has them */
@@ -60,7 +63,7 @@ export class LinuxUdp implements Udp {
   #open = true;
 
   /** @throws RangeError, SystemError (EADDRINUSE, EACCES for a low port, EPERM for a mark) */
-  constructor(libc: Libc, { port, mark = 0, family = 6, shared = false, offload = true }: UdpOptions) {
+  constructor(libc: Libc, { port, address, mark = 0, family = 6, shared = false, offload = true }: UdpOptions) {
     if (!Number.isInteger(port) || port < 0 || port > 65535) throw new RangeError(`UDP port ${port} is not in 0..65535`);
     this.#libc = libc;
     this.handle = openSocket(libc, family);
@@ -69,7 +72,7 @@ export class LinuxUdp implements Udp {
       if (offload) this.#setOffload();
       if (shared) this.#set(SOL_SOCKET, SO_REUSEPORT, 1, "share the UDP port among lanes");
       if (mark !== 0) this.setMark(mark);
-      this.port = this.#bind(port);
+      this.port = this.#bind(port, address);
     } catch (error) {
       this.close();
       throw error;
@@ -152,7 +155,7 @@ export class LinuxUdp implements Udp {
     this.#set(SOL_SOCKET, plain, SOCKET_BUFFER_SIZE, `set ${which} buffer`);
   }
 
-  #bind(port: number): number {
+  #bind(port: number, ip?: IpAddress): number {
     const libc = this.#libc;
     const { bytes, view, address } = libc.scratch;
     const { fd, family } = this.handle;
@@ -160,7 +163,13 @@ export class LinuxUdp implements Udp {
     bytes.fill(0, 0, length); // the any-address
     view.setUint16(0, family === 6 ? AF_INET6 : AF_INET, true);
     view.setUint16(2, port, false);
-    libc.check(libc.bind(fd, address, length), "bind", `bind UDP port ${port}`);
+    if (ip) {
+      if (ip.family > family) throw new SystemError(EAFNOSUPPORT, "bind", `bind UDP port ${port} of ${formatIp(ip.address)}`);
+      if (ip.family < family) bytes.fill(0xff, 18, 20); // ::ffff:a.b.c.d
+      bytes.set(ip.address, family === 4 ? 4 : 24 - ip.address.length);
+    }
+    const where = ip ? ` of ${formatIp(ip.address)}` : "";
+    libc.check(libc.bind(fd, address, length), "bind", `bind UDP port ${port}${where}`);
     view.setUint32(64, length, true);
     libc.check(libc.getsockname(fd, address, address + 64), "getsockname", "learn the UDP port");
     return view.getUint16(2, false);
