@@ -14,20 +14,24 @@ const COMMANDS: Record<string, () => Promise<Command>> = {
   show: async () => (await import("./commands/show.ts")).command,
   genkey: async () => (await import("./commands/keys.ts")).genkey,
   pubkey: async () => (await import("./commands/keys.ts")).pubkey,
+  doctor: async () => (await import("./commands/doctor.ts")).command,
   decode: async () => (await import("./commands/decode.ts")).command,
   genpsk: async () => (await import("./commands/keys.ts")).genpsk,
   relay: async () => (await import("./commands/relay.ts")).command,
+  conform: async () => (await import("./commands/conform.ts")).command,
 };
 
 const USAGE = `Usage: wasmguard [OPTIONS] INTERFACE      run a WireGuard interface, configured by wg or wg-quick
        wasmguard up FILE.conf | NAME        bring up a tunnel as wg-quick does, without it
        wasmguard down FILE.conf | NAME      take it down again
-       wasmguard show [INTERFACE] [--json]  show interfaces and their peers
+       wasmguard show [INTERFACE]           show interfaces and their peers; --watch, --events, --metrics, --json
+       wasmguard doctor INTERFACE           why is it silent?
        wasmguard decode FILE                the messages of a capture, decrypted with its keys
        wasmguard genkey                     write a new private key
        wasmguard pubkey < PRIVATE           write the public key of a private key
        wasmguard genpsk                     write a new preshared key
        wasmguard relay --allow HOST:PORT    carry WebSocket clients' datagrams to a peer
+       wasmguard conform                    check what a WireGuard answers, ours or another
        wasmguard --version
        wasmguard COMMAND --help             more about one of them
 `;

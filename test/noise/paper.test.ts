@@ -1,4 +1,5 @@
-// The device against the whitepaper: the other end is paper.ts, which shares no line and no constant with the core.
+// The device against the whitepaper: the other end is host/conform/noise.ts, which shares no line and no constant with
+// the core.
 import assert from "node:assert/strict";
 import { suite } from "uvu";
 import {
@@ -11,7 +12,7 @@ import {
   type Bytes, concat, cookieReply, dataMessage, DH_PUBLIC, equal, initiationBody, initiationMessage, mac1Is, mac2For,
   NO_PSK, openCookie, openData, openInitiation, openResponse, readLe32, readLe64, responseBody, responseMessage, tai64n,
   withMacs,
-} from "./paper.ts";
+} from "../../host/conform/noise.ts";
 
 const SOURCE = endpoint4(7, 4000);
 const OURS = [10, 0, 0, 1];

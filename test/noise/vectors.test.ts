@@ -1,6 +1,6 @@
 // The public Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s vector through the core's own handshake code, at both ends: every
-// message byte for byte, payloads, handshake hash, transport messages. The paper's twin (paper.ts) runs through it too,
-// because the other tests of this folder take it for the truth.
+// message byte for byte, payloads, handshake hash, transport messages. The paper's twin (host/conform/noise.ts) runs
+// through it too, because the other tests of this folder take it for the truth.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { suite } from "uvu";
@@ -11,7 +11,7 @@ import {
 import { builds, hex, loadTest, type TestModule, unhex } from "../helpers/wasm.ts";
 import {
   AEAD, type Bytes, concat, DH_PUBLIC, initiationBody, OPEN, openInitiation, openResponse, responseBody,
-} from "./paper.ts";
+} from "../../host/conform/noise.ts";
 
 interface NoiseExports {
   HANDSHAKE_CREATED_INITIATION: { value: number };
