@@ -1,12 +1,7 @@
 // The daemon on Linux: a TUN, a UDP port, two lanes, the UAPI socket, and the main thread between them. It follows the
 // interface: up and down, MTU, renamed, gone.
 
-import {
-  EVENT_COOKIE_RECEIVED, EVENT_COOKIE_SENT, EVENT_HANDSHAKE_COMPLETE, EVENT_HANDSHAKE_GIVEN_UP,
-  EVENT_INITIATION_RECEIVED, EVENT_INITIATION_SENT, EVENT_KEEPALIVE_SENT, EVENT_KEYS_ZEROED, EVENT_PEER_SILENT,
-  EVENT_RESPONSE_SENT, EVENT_ROAMED, EVENT_SESSION_CONFIRMED, EVENT_UNDER_LOAD,
-  OUT_RUN_COUNT_MAX, OUT_RUN_LEN_MAX,
-} from "../assembly/abi.ts";
+import { OUT_RUN_COUNT_MAX, OUT_RUN_LEN_MAX } from "../assembly/abi.ts";
 import { AUTHTAG_LEN, DATA_HEADER_LEN } from "../assembly/protocol.ts";
 import { Recorder } from "./capture/recorder.ts";
 import { Tap, TappedSink } from "./capture/tap.ts";
@@ -14,8 +9,11 @@ import { type CoreBuild, compileCore, createCore, fastestBuild } from "./core.ts
 import { Device } from "./device.ts";
 import { type CoreEvent, Driver } from "./driver.ts";
 import type { WasmguardError } from "./errors.ts";
+import { type DeviceEvent, eventName, eventText, NO_PEER } from "./events.ts";
+import { encodeBase64Key } from "./keys.ts";
 import { daemonThreads, Lanes } from "./lanes.ts";
 import type { Logger } from "./log.ts";
+import type { Observable } from "./model.ts";
 import { LinuxClock } from "./platform/linux/clock.ts";
 import { openLibc } from "./platform/linux/libc.ts";
 import { deleteLink, setGsoMaxSegments, watchNetwork } from "./platform/linux/netlink.ts";
@@ -51,25 +49,6 @@ export interface DaemonOptions {
   onStopped: (reason: string, error: Error | null) => void;
 }
 
-// prettier-ignore
-const EVENT_TEXT: Record<number, (argument: number) => string> = {
-  [EVENT_INITIATION_SENT]: (attempt) => attempt > 1 ? `Sending handshake initiation (attempt ${attempt})` : "Sending handshake initiation",
-  [EVENT_INITIATION_RECEIVED]: () => "Received handshake initiation",
-  [EVENT_RESPONSE_SENT]: () => "Sending handshake response",
-  [EVENT_HANDSHAKE_COMPLETE]: (role) => role === 1 ? "Received handshake response: new session" : "New session, to be confirmed",
-  [EVENT_SESSION_CONFIRMED]: () => "Session confirmed",
-  [EVENT_HANDSHAKE_GIVEN_UP]: (attempts) => `Handshake did not complete after ${attempts} attempts, giving up`,
-  [EVENT_KEEPALIVE_SENT]: () => "Sending keepalive packet",
-  [EVENT_KEYS_ZEROED]: () => "Keys wiped: no new session for 540 seconds",
-  [EVENT_ROAMED]: () => "Roamed to a new endpoint",
-  [EVENT_COOKIE_RECEIVED]: () => "Received cookie",
-  [EVENT_COOKIE_SENT]: () => "Under load: sent a cookie",
-  [EVENT_UNDER_LOAD]: (entered) => entered ? "Under load: handshakes need a cookie" : "No longer under load",
-  [EVENT_PEER_SILENT]: () => "No answer for 15 seconds: new handshake",
-};
-
-const NO_PEER = 0xffffffff;
-
 export class Daemon {
   readonly #options: DaemonOptions;
   readonly #libc = openLibc();
@@ -78,6 +57,8 @@ export class Daemon {
   readonly #driver: Driver;
   readonly #device: Device;
   readonly #recorder: Recorder | null;
+  readonly #eventCounts = new Map<string, number>();
+  readonly #listeners = new Set<(event: DeviceEvent) => void>();
   #lanes: Lanes | null = null;
   #uapi: UapiServer | null = null;
   #watcher: { close(): void } | null = null;
@@ -99,10 +80,7 @@ export class Daemon {
       core,
       clock: new LinuxClock(libc, core),
       random: new CoreRandom(core),
-      onEvent: (event) => {
-        this.#logEvent(event);
-        this.#passEvent(event);
-      },
+      onEvent: (event) => this.#tellEvent(event),
       onEphemeral: (peer, key) => this.#recordKeys(peer, key),
       onEventsLost: (count) => log.verbose(`${count} events came too fast to be told`),
     });
@@ -161,7 +139,7 @@ export class Daemon {
     this.#watcher = watchNetwork(this.#libc, (event) => this.#networkChanged(event));
     this.#setMtu(this.#tun.mtu());
     this.#uapi = await startUapiServer({
-      name, device: this.#device, fd: uapiFd, log, onRemoved: () => this.#end("the UAPI socket was removed", null),
+      name, device: this.#observable(), fd: uapiFd, log, onRemoved: () => this.#end("the UAPI socket was removed", null),
     });
     if (this.#tun.up()) this.#setUp(true);
   }
@@ -281,9 +259,30 @@ export class Daemon {
     if (identity !== null) onPeerEvent(identity.publicKey, type);
   }
 
-  #logEvent({ type, peer, argument }: CoreEvent): void {
-    const text = EVENT_TEXT[type]?.(argument) ?? `event ${type}`;
-    this.#options.log.verbose(peer === NO_PEER ? text : `${this.#device.peerName(peer)} - ${text}`);
+  #tellEvent(event: CoreEvent): void {
+    this.#passEvent(event);
+    const { log } = this.#options;
+    const text = eventText(event);
+    log.verbose(event.peer === NO_PEER ? text : `${this.#device.peerName(event.peer)} - ${text}`);
+    this.#eventCounts.set(eventName(event.type), (this.#eventCounts.get(eventName(event.type)) ?? 0) + 1);
+    if (this.#listeners.size === 0) return;
+    const publicKey = event.peer === NO_PEER ? undefined : this.#device.peerIdentity(event.peer)?.publicKey;
+    const peer = publicKey ? encodeBase64Key(publicKey) : null;
+    const told = { name: eventName(event.type), peer, argument: event.argument, time: Date.now() };
+    for (const listener of this.#listeners) listener(told);
+  }
+
+  /** What the UAPI server asks. */
+  #observable(): Observable {
+    return {
+      state: () => this.#device.state(),
+      apply: (change) => this.#device.apply(change),
+      statistics: () => ({ drops: this.#device.drops(), events: Object.fromEntries(this.#eventCounts) }),
+      listen: (listener) => {
+        this.#listeners.add(listener);
+        return () => void this.#listeners.delete(listener);
+      },
+    };
   }
 }
 

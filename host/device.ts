@@ -34,7 +34,7 @@ export interface Network {
 
 /** drop reasons by name, as counters() reports them: abi.ts without DROP_ */
 // prettier-ignore
-const DROP_NAMES = [
+export const DROP_NAMES = [
   "none", "truncated", "badLength", "badType", "badMac1", "badMac2", "rateLimited", "handshakeQueueFull",
   "badHandshake", "unknownPeer", "oldTimestamp", "handshakeFlood", "unknownIndex", "unexpectedResponse", "badCookie",
   "sessionExpired", "badTag", "replayed", "badInner", "badSource", "deviceDown", "noPrivateKey", "outNotIp",

@@ -3,6 +3,7 @@
 // applied, so that a refused one leaves nothing behind.
 
 import type { Endpoint } from "./endpoint.ts";
+import type { DeviceEvent } from "./events.ts";
 import type { AllowedIp } from "./ip.ts";
 
 export interface PeerState {
@@ -66,6 +67,21 @@ export interface Configurable {
   state(): DeviceState;
   /** Whole or not at all. @throws an error with a system error `code`, or `errno` */
   apply(change: DeviceChange): void | Promise<void>;
+}
+
+/** Counts since the start. */
+export interface Statistics {
+  /** packets refused, by reason; only reasons that occurred */
+  drops: Partial<Record<string, bigint>>;
+  /** what happened, by event */
+  events: Partial<Record<string, number>>;
+}
+
+/** A device that can be watched. */
+export interface Observable extends Configurable {
+  statistics(): Statistics;
+  /** @returns what ends it */
+  listen(listener: (event: DeviceEvent) => void): () => void;
 }
 
 /** A change that creates the peer if need be, and sets nothing. */

@@ -4,7 +4,7 @@
 import { formatEndpoint } from "./endpoint.ts";
 import { formatIp, formatPrefix } from "./ip.ts";
 import { encodeBase64Key, isZeroKey } from "./keys.ts";
-import type { DeviceState, PeerState } from "./model.ts";
+import type { DeviceState, PeerState, Statistics } from "./model.ts";
 
 const BOLD = 1;
 const RED = 31;
@@ -28,9 +28,10 @@ const UNITS: [name: string, seconds: number][] = [
 ];
 
 /**
- * The lines of `wg show NAME`, each with its end.
- * @param publicKey  the device's own, null without a private key
- * @param nowSec     Unix time, whole seconds
+ * The lines of `wg show NAME`, each with its end, and after them the packets that were refused, by reason.
+ * @param publicKey   the device's own, null without a private key
+ * @param nowSec      Unix time, whole seconds
+ * @param statistics  of our own daemons alone
  */
 export function formatShow(
   name: string,
@@ -38,6 +39,7 @@ export function formatShow(
   publicKey: Uint8Array | null,
   color: boolean,
   nowSec = Math.floor(Date.now() / 1000),
+  statistics: Statistics | null = null,
 ): string {
   const paint = color ? colored : plain;
   const lines = [`${paint("interface", GREEN, BOLD)}: ${paint(name, GREEN)}`];
@@ -61,11 +63,19 @@ export function formatShow(
       field("persistent keepalive", `every ${formatDuration(peer.persistentKeepalive, paint)}`);
     }
   }
+  const drops = Object.entries(statistics?.drops ?? {});
+  if (drops.length > 0) lines.push("", `${paint("refused packets", RED, BOLD)}:`);
+  for (const [reason, count] of drops) field(spell(reason), String(count));
   return lines.join("\n") + "\n";
 }
 
+/** "outNoRoute" is "out no route". */
+function spell(reason: string): string {
+  return reason.replace(/[A-Z]+/g, (part) => ` ${part.toLowerCase()}`);
+}
+
 /** One interface as a plain value for JSON.stringify; of secret keys it says only whether they are set. */
-export function toJson(name: string, state: DeviceState, publicKey: Uint8Array | null): object {
+export function toJson(name: string, state: DeviceState, publicKey: Uint8Array | null, statistics: Statistics | null = null): object {
   return {
     name,
     publicKey: publicKey && encodeBase64Key(publicKey),
@@ -82,6 +92,10 @@ export function toJson(name: string, state: DeviceState, publicKey: Uint8Array |
       txBytes: Number(peer.txBytes),
       persistentKeepalive: peer.persistentKeepalive,
     })),
+    ...(statistics && {
+      refused: Object.fromEntries(Object.entries(statistics.drops).map(([reason, count]) => [reason, Number(count)])),
+      events: statistics.events,
+    }),
   };
 }
 

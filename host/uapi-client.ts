@@ -3,8 +3,9 @@
 import { readdirSync } from "node:fs";
 import { connect } from "node:net";
 import { ERRNO, WasmguardError } from "./errors.ts";
-import type { DeviceState } from "./model.ts";
-import { parseState } from "./uapi.ts";
+import type { DeviceEvent } from "./events.ts";
+import type { DeviceState, Statistics } from "./model.ts";
+import { parseEvent, parseState, parseStatistics } from "./uapi.ts";
 import { UAPI_DIRECTORY, socketPath } from "./uapi-server.ts";
 
 /** Names of the interfaces that have a socket, alive or not, sorted. */
@@ -30,6 +31,48 @@ export async function readState(name: string, directory = UAPI_DIRECTORY): Promi
     });
   }
   return parseState(lines);
+}
+
+/** What only our own daemon tells; null when another answers. */
+export async function readStatistics(name: string, directory = UAPI_DIRECTORY): Promise<Statistics | null> {
+  try {
+    const lines = (await exchange(socketPath(name, directory), "statistics=1\n\n")).split("\n");
+    return lines.pop() === "errno=0" ? parseStatistics(lines) : null;
+  } catch {
+    // Not asked for in words: whoever wants to know whether the interface lives asks for its state.
+    return null;
+  }
+}
+
+/**
+ * Follows the events of an interface until `stop` is called or the daemon ends.
+ * @param onFollowing  from now on none is missed
+ * @param onLost       so many events came faster than we read
+ */
+export function followEvents(
+  name: string,
+  { onEvent, onFollowing, onLost }: { onEvent: (event: DeviceEvent) => void; onFollowing: () => void; onLost: (count: number) => void },
+  directory = UAPI_DIRECTORY,
+): { ended: Promise<void>; stop: () => void } {
+  const socket = connect(socketPath(name, directory), () => socket.write("events=1\n\n"));
+  socket.setEncoding("latin1");
+  const ended = new Promise<void>((resolve, reject) => {
+    let text = "";
+    socket.on("error", reject);
+    socket.on("close", () => resolve());
+    socket.on("data", (chunk: string) => {
+      text += chunk;
+      for (let end = text.indexOf("\n\n"); end >= 0; end = text.indexOf("\n\n")) {
+        const lines = text.slice(0, end).split("\n");
+        text = text.slice(end + 2);
+        if (lines[0].startsWith("errno=")) return void socket.destroy(new WasmguardError("ENOTSUP", `${name} does not tell events: it is another WireGuard`));
+        if (lines[0].startsWith("following=")) onFollowing();
+        else if (lines[0].startsWith("lost=")) onLost(Number(lines[0].slice(5)));
+        else onEvent(parseEvent(lines));
+      }
+    });
+  });
+  return { ended, stop: () => socket.destroy() };
 }
 
 /** One request, one reply: all before its empty line. */

@@ -12,8 +12,8 @@ import { constants, networkInterfaces } from "node:os";
 import { dirname, join } from "node:path";
 import { ERRNO, WasmguardError } from "./errors.ts";
 import { type Logger, silentLogger } from "./log.ts";
-import type { Configurable } from "./model.ts";
-import { type Operation, RequestReader, formatReply, formatState } from "./uapi.ts";
+import type { Configurable, Observable } from "./model.ts";
+import { type Operation, RequestReader, UapiError, formatEvent, formatReply, formatState, formatStatistics } from "./uapi.ts";
 
 export const UAPI_DIRECTORY = "/var/run/wireguard";
 
@@ -23,10 +23,13 @@ const CONNECTION_MAX_COUNT = 64;
 const STALL_MS = 30_000;
 /** ms between looks at the socket file, where the directory cannot be watched */
 const POLL_MS = 1000;
+/** bytes of events that wait for a client to read them */
+const STREAM_MAX_LEN = 64 << 10;
 
 export interface UapiServerOptions {
   name: string;
-  device: Configurable;
+  /** an Observable one has statistics and events to tell, too */
+  device: Configurable & Partial<Observable>;
   directory?: string;
   /** a listening socket that was inherited (WG_UAPI_FD), its file already in place */
   fd?: number;
@@ -138,13 +141,23 @@ export class UapiServer {
   async #serve(socket: Socket): Promise<void> {
     const stallMs = this.#options.stallMs ?? STALL_MS;
     const reader = new RequestReader(interfaceIndex);
+    let streams = false;
     this.#admit(socket);
     socket.setTimeout(stallMs, () => socket.destroy());
     try {
       for await (const chunk of socket) {
         this.#touch(socket);
+        if (streams) continue; // who follows events has nothing more to say
         socket.setTimeout(stallMs);
-        for (const operation of reader.push(chunk)) await send(socket, await this.#enqueue(operation));
+        for (const operation of reader.push(chunk)) {
+          streams = operation.kind === "events" && this.#options.device.listen !== undefined;
+          if (streams) break;
+          await send(socket, await this.#enqueue(operation));
+        }
+        if (streams) {
+          this.#stream(socket);
+          continue;
+        }
         if (reader.broken) break;
         socket.setTimeout(reader.idle ? 0 : stallMs);
       }
@@ -153,6 +166,20 @@ export class UapiServer {
       this.#log.verbose(`UAPI: connection lost: ${(error as Error).message}`);
       socket.destroy();
     }
+  }
+
+  /** Tells events from now on, until the client goes. One that does not read misses some, and is told how many. */
+  #stream(socket: Socket): void {
+    let lost = 0;
+    const stop = this.#options.device.listen!((event) => {
+      if (socket.writableLength > STREAM_MAX_LEN) return void lost++;
+      if (lost > 0) socket.write(`lost=${lost}\n\n`);
+      lost = 0;
+      socket.write(formatEvent(event));
+    });
+    socket.setTimeout(0);
+    socket.on("close", stop);
+    socket.write("following=1\n\n");
   }
 
   #admit(socket: Socket): void {
@@ -177,15 +204,25 @@ export class UapiServer {
     return reply;
   }
 
+  #statistics(): string {
+    const { statistics } = this.#options.device;
+    if (!statistics) throw new UapiError("EINVAL", "this device has no statistics");
+    return formatStatistics(statistics());
+  }
+
   /** Never rejects: what goes wrong is in the reply. */
   async #operate(operation: Operation): Promise<string> {
     const kind = operation.kind === "refused" ? operation.of : operation.kind;
     try {
       if (operation.kind === "refused") throw operation.error;
       if (operation.kind === "get") return formatReply("get", 0, formatState(this.#options.device.state()));
-      await this.#options.device.apply(operation.change);
-      this.#log.verbose(`UAPI: set, ${operation.change.peers.length} peers named`);
-      return formatReply("set", 0);
+      if (operation.kind === "set") {
+        await this.#options.device.apply(operation.change);
+        this.#log.verbose(`UAPI: set, ${operation.change.peers.length} peers named`);
+        return formatReply("set", 0);
+      }
+      if (operation.kind === "statistics") return formatReply("statistics", 0, this.#statistics());
+      throw new UapiError("EINVAL", "this device has no events to tell");
     } catch (error) {
       this.#log.error(`UAPI: ${kind} refused: ${error instanceof Error ? error.message : "unknown error"}`);
       return formatReply(kind, errnoOf(error));

@@ -6,13 +6,17 @@
 import { formatEndpoint, parseEndpoint, type InterfaceIndex } from "./endpoint.ts";
 import { ERRNO, WasmguardError, quote } from "./errors.ts";
 import { formatPrefix, parsePrefix } from "./ip.ts";
-import { KEY_LEN, decodeHexKey, encodeHexKey } from "./keys.ts";
-import { type DeviceChange, type DeviceState, type PeerChange, type PeerState, createPeerChange } from "./model.ts";
+import type { DeviceEvent, EventName } from "./events.ts";
+import { KEY_LEN, decodeBase64Key, decodeHexKey, encodeBase64Key, encodeHexKey } from "./keys.ts";
+import { type DeviceChange, type DeviceState, type PeerChange, type PeerState, type Statistics, createPeerChange } from "./model.ts";
 
-export type Request = { kind: "get" } | { kind: "set"; change: DeviceChange };
+/** What a request asks for. `statistics` and `events` are ours: other WireGuards refuse them. */
+export type RequestKind = "get" | "set" | "statistics" | "events";
+
+export type Request = { kind: "get" | "statistics" | "events" } | { kind: "set"; change: DeviceChange };
 
 /** What a reader makes of a request: one to answer, or one already refused. */
-export type Operation = Request | { kind: "refused"; of: "get" | "set"; error: UapiError };
+export type Operation = Request | { kind: "refused"; of: RequestKind; error: UapiError };
 
 export class UapiError extends WasmguardError {
   declare readonly errno: number;
@@ -62,10 +66,12 @@ const PEER_KEYS: Record<string, Setter<PeerChange>> = {
 Object.setPrototypeOf(DEVICE_KEYS, null);
 Object.setPrototypeOf(PEER_KEYS, null);
 
+const KINDS: RequestKind[] = ["get", "set", "statistics", "events"];
+
 /** Reads the lines of one request, the empty one not among them; `line` throws UapiError at the first that is wrong. */
 class RequestParser {
   /** what the first line asks for; undefined before it */
-  kind: "get" | "set" | undefined;
+  kind: RequestKind | undefined;
   readonly #change: DeviceChange = { replacePeers: false, peers: [] };
   readonly #interfaceIndex: InterfaceIndex | undefined;
   #peer: PeerChange | undefined;
@@ -76,17 +82,18 @@ class RequestParser {
 
   line(text: string): void {
     if (this.kind === undefined) this.#begin(text);
-    else if (this.kind === "get") throw new UapiError("EINVAL", "get=1 takes no further lines");
+    else if (this.kind !== "set") throw new UapiError("EINVAL", `${this.kind}=1 takes no further lines`);
     else this.#set(text);
   }
 
   end(): Request {
-    return this.kind === "get" ? { kind: "get" } : { kind: "set", change: this.#change };
+    return this.kind === undefined || this.kind === "set" ? { kind: "set", change: this.#change } : { kind: this.kind };
   }
 
   #begin(text: string): void {
-    if (text !== "get=1" && text !== "set=1") throw new UapiError("EPROTO", "a request begins with get=1 or set=1");
-    this.kind = text === "get=1" ? "get" : "set";
+    const kind = KINDS.find((kind) => text === `${kind}=1`);
+    if (!kind) throw new UapiError("EPROTO", "a request begins with get=1 or set=1");
+    this.kind = kind;
   }
 
   #set(text: string): void {
@@ -223,7 +230,7 @@ export class RequestReader {
  * @param errno  positive, 0 = done
  * @param lines  what a get found, from formatState
  */
-export function formatReply(of: "get" | "set", errno: number, lines = ""): string {
+export function formatReply(of: RequestKind, errno: number, lines = ""): string {
   return `${lines}errno=${of === "set" && errno > 0 ? -errno : errno}\n\n`;
 }
 
@@ -236,6 +243,46 @@ export function formatState(state: DeviceState): string {
   for (const peer of state.peers) formatPeer(lines, peer);
   lines.push("");
   return lines.join("\n");
+}
+
+/** The lines of a statistics request: `drop=REASON COUNT`, `event=NAME COUNT`. */
+export function formatStatistics({ drops, events }: Statistics): string {
+  const lines = Object.entries(drops).map(([reason, count]) => `drop=${reason} ${count}\n`);
+  return lines.concat(Object.entries(events).map(([name, count]) => `event=${name} ${count}\n`)).join("");
+}
+
+/** Reads them; lines that it does not know are passed over. @throws UapiError */
+export function parseStatistics(lines: Iterable<string>): Statistics {
+  const statistics: Statistics = { drops: {}, events: {} };
+  for (const line of lines) {
+    const [, key, name, count] = /^(drop|event)=([a-zA-Z0-9]+) (\d{1,20})$/.exec(line) ?? [];
+    if (key === "drop") statistics.drops[name] = BigInt(count);
+    else if (key === "event") statistics.events[name] = Number(count);
+    else if (!line.includes("=")) throw new UapiError("EPROTO", "a line has no =");
+  }
+  return statistics;
+}
+
+/** An event of an events request, which goes on until the client ends it: its lines and an empty one. */
+export function formatEvent({ name, peer, argument, time }: DeviceEvent): string {
+  const lines = [`event=${name}`, `argument=${argument}`, `time_ms=${time}`];
+  if (peer) lines.push(`public_key=${encodeHexKey(decodeBase64Key(peer))}`);
+  return `${lines.join("\n")}\n\n`;
+}
+
+/** @throws UapiError */
+export function parseEvent(lines: Iterable<string>): DeviceEvent {
+  const event: DeviceEvent = { name: "roamed", peer: null, argument: 0, time: 0 };
+  for (const line of lines) {
+    const equals = line.indexOf("=");
+    const value = line.slice(equals + 1);
+    if (equals < 0) throw new UapiError("EPROTO", "a line has no =");
+    if (line.startsWith("event=")) event.name = value as EventName;
+    else if (line.startsWith("argument=")) event.argument = parseInteger(value, UINT32_MAX);
+    else if (line.startsWith("time_ms=")) event.time = parseInteger(value, Number.MAX_SAFE_INTEGER);
+    else if (line.startsWith("public_key=")) event.peer = encodeBase64Key(decodeHexKey(value));
+  }
+  return event;
 }
 
 function formatPeer(lines: string[], peer: PeerState): void {
