@@ -103,6 +103,11 @@ export class RelayClient {
     udp.on("error", () => this.#drop("unreachable"));
   }
 
+  /** Told to go, and not gone yet. */
+  get isClosing(): boolean {
+    return this.#webSocket.readyState !== this.#webSocket.OPEN;
+  }
+
   ping(): void {
     this.alive = false;
     this.#webSocket.ping();

@@ -11,7 +11,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse, S
 import { createServer as createTlsServer } from "node:https";
 import type { AddressInfo } from "node:net";
 import type { Duplex } from "node:stream";
-import { WebSocketServer } from "ws";
+import { type ServerOptions, WebSocketServer } from "ws";
 import { formatEndpoint } from "../endpoint.ts";
 import { quote, WasmguardError } from "../errors.ts";
 import { parseIp } from "../ip.ts";
@@ -75,6 +75,7 @@ export class Relay {
   #made = 0;
   #sweeper: ReturnType<typeof setInterval> | undefined;
   #closing: Promise<void> | null = null;
+  #onEmpty: (() => void) | null = null;
 
   /** @throws RangeError for a rule, a token or a limit that cannot be */
   constructor(options: RelayOptions) {
@@ -92,13 +93,16 @@ export class Relay {
     this.#server.on("upgrade", (request, socket, head) => void this.#upgrade(request, socket, head));
     // Half-read requests, foreign protocols, failed TLS: nothing to say, and nothing to keep.
     this.#server.on("clientError", (_, socket) => socket.destroy());
-    this.#webSockets = new WebSocketServer({
+    // Its types do not know closeTimeout yet.
+    const settings: ServerOptions & { closeTimeout: number } = {
       noServer: true,
       clientTracking: false,
+      closeTimeout: CLOSE_GRACE_MS,
       maxPayload: MESSAGE_MAX_LEN,
       perMessageDeflate: false, // ciphertext does not shrink
       handleProtocols: (offered) => (offered.has(RELAY_PROTOCOL) ? RELAY_PROTOCOL : false),
-    });
+    };
+    this.#webSockets = new WebSocketServer(settings);
   }
 
   /** @throws WasmguardError with the system's code: EADDRINUSE, EACCES, EADDRNOTAVAIL */
@@ -137,6 +141,7 @@ export class Relay {
       this.#server.closeAllConnections?.();
     }, CLOSE_GRACE_MS);
     await closed;
+    if (this.#clients.size > 0) await new Promise<void>((resolve) => (this.#onEmpty = resolve));
     clearTimeout(grace);
   }
 
@@ -239,6 +244,7 @@ export class Relay {
       if (this.#clients.size === 0) {
         clearInterval(this.#sweeper);
         this.#sweeper = undefined;
+        this.#onEmpty?.();
       }
       this.#log.verbose(`${name}: ${reason}; ${summary(client)}`);
     };
@@ -248,7 +254,8 @@ export class Relay {
   #sweep(idleMs: number): void {
     const now = performance.now();
     for (const client of this.#clients) {
-      if (!client.alive) client.terminate("no answer to a ping");
+      if (client.isClosing) client.terminate("no answer to a close");
+      else if (!client.alive) client.terminate("no answer to a ping");
       else if (now - client.lastPassed >= idleMs) client.close(CLOSE_NORMAL, "idle");
       else client.ping();
     }

@@ -46,7 +46,10 @@ interface Wire {
   send(data: Uint8Array<ArrayBuffer>): void;
   close(code?: number): void;
 }
-type WireClass = new (url: string, protocols: string[]) => Wire;
+type WireClass = new (url: string, protocols: string[], ...more: object[]) => Wire;
+
+/** Of the package "ws": a relay that hangs keeps no process alive for long. */
+const PACKAGE_OPTIONS = { perMessageDeflate: false, closeTimeout: 1_000 };
 
 const CONNECTING = 0;
 const OPEN = 1;
@@ -89,8 +92,9 @@ export class WebSocketTransport implements Transport {
   async bind(port: number): Promise<TransportSocket> {
     const global = (globalThis as { WebSocket?: WireClass }).WebSocket;
     const WebSocket = global ?? ((await import("ws")).WebSocket as unknown as WireClass);
+    const more = global ? [] : [PACKAGE_OPTIONS];
     return new WebSocketSocket(port, (endpoint) => {
-      const wire = new WebSocket(this.#url(endpoint), offeredProtocols(this.#token));
+      const wire = new WebSocket(this.#url(endpoint), offeredProtocols(this.#token), ...more);
       wire.binaryType = "arraybuffer";
       return wire;
     });
