@@ -65,7 +65,7 @@ export class HttpProxy implements Service {
     const headersTimeout = this.#context.handshakeMs ?? HEADERS_TIMEOUT_MS;
     const options = {
       headersTimeout,
-      connectionsCheckingInterval: Math.min(headersTimeout / 3, 10_000),
+      connectionsCheckingInterval: Math.min(Math.ceil(headersTimeout / 3), 10_000),
       requestTimeout: 0, // an upload may take as long as it does
       keepAliveTimeout: KEEP_ALIVE_MS,
       requireHostHeader: false, // the target says the host

@@ -1,6 +1,7 @@
 // A TCP or unix-socket listener of ours: bounded in its connections, and ended with all of them. Every service that
 // clients connect to stands behind one; what the connection says is the service's business.
 
+import { setMaxListeners } from "node:events";
 import { lstatSync, unlinkSync } from "node:fs";
 import { type AddressInfo, type Server, type Socket, connect, createServer } from "node:net";
 import { WasmguardError } from "../errors.ts";
@@ -28,6 +29,7 @@ export class Listener {
 
   private constructor(server: Server, bind: Bind) {
     this.#server = server;
+    setMaxListeners(0, this.#abort.signal); // one a client, and clients are bounded
     const bound = server.address();
     this.address = isAddressInfo(bound) ? formatHostPort(bound.address, bound.port) : formatBind(bind);
   }

@@ -72,6 +72,10 @@ export function splice(near: Duplex, far: Duplex, options: SpliceOptions = {}): 
 export function reset(stream: Duplex & { resetAndDestroy?: () => unknown }): void {
   if (stream.destroyed) return;
   stream.on("error", () => {});
-  if (typeof stream.resetAndDestroy === "function") stream.resetAndDestroy();
-  else stream.destroy();
+  try {
+    stream.resetAndDestroy?.();
+  } catch {
+    // a unix socket or TLS: it has no reset
+  }
+  if (!stream.destroyed) stream.destroy();
 }

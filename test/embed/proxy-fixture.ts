@@ -57,6 +57,11 @@ export class World {
     return tunnel;
   }
 
+  /** The proxy's address as the far side sees it. */
+  near(): string {
+    return "127.0.0.1";
+  }
+
   /** Text of a file that leads to the far side. */
   conf(): string {
     return PLAIN_CONF;

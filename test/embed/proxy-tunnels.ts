@@ -44,6 +44,10 @@ class TunnelWorld extends World {
     return asProxyTunnel(await Tunnel.open(config, { bindAddress: "127.0.0.1" }));
   }
 
+  override near(): string {
+    return NEAR;
+  }
+
   override conf(): string {
     return this.#conf;
   }
