@@ -13,6 +13,9 @@ export interface ConnectOptions {
   localPort?: number;
   /** milliseconds for name and connection together; default: TCP's own patience */
   timeoutMs?: number;
+  /** our side stays open when the peer's has ended, as of net.Socket; default false */
+  allowHalfOpen?: boolean;
+  /** destroys the socket, connected or not */
   signal?: AbortSignal;
 }
 
@@ -45,10 +48,14 @@ export interface TunnelSocket extends Duplex {
 }
 
 export interface ListenOptions {
+  /** 0 = any free one */
   port: number;
   /** one of the tunnel's addresses; default: all */
   host?: string;
   backlog?: number;
+  /** of the sockets that come in, see ConnectOptions */
+  allowHalfOpen?: boolean;
+  /** closes the server */
   signal?: AbortSignal;
 }
 
