@@ -28,7 +28,7 @@ import { CONTROL_KICKED } from "./ring.ts";
 
 /** Packets and bytes handed to the stack before the event loop gets its turn. */
 const PORTION_COUNT = 64;
-const PORTION_SIZE = 1 << 20;
+const PORTION_SIZE = 1 << 17;
 
 export interface NativeOptions {
   module: WebAssembly.Module;

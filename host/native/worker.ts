@@ -8,8 +8,8 @@
 
 import { parentPort, workerData } from "node:worker_threads";
 import {
-  DELIVER_CONTINUES, DELIVER_FLAGS, DELIVER_LENGTH, DELIVER_MAX, DELIVER_OFFSET, DELIVER_SIZE, SLOTS_SIZE, SLOT_DATA_SIZE,
-  THREAD_DELIVER,
+  DELIVER_CONTINUES, DELIVER_FLAGS, DELIVER_LENGTH, DELIVER_MAX, DELIVER_OFFSET, DELIVER_SIZE, IN_LENGTH, IN_SIZE,
+  SLOTS_SIZE, SLOT_DATA_SIZE, THREAD_DELIVER, THREAD_IN,
 } from "../../assembly/abi.ts";
 import { attachCore, type Core } from "../core.ts";
 import { WasmguardError } from "../errors.ts";
@@ -25,13 +25,13 @@ import type { LaneData, LaneMessage } from "./lane.ts";
 import { CONTROL_KICKED, RingWriter } from "./ring.ts";
 
 const REPORT_MS = 1000;
-/** Datagrams, or runs of them, a system call: what lies in the second-level cache when it is opened. */
-const BATCH = 16;
+/** Bytes opened in one go: the main thread has work when they are, while the next are opened. */
+const PORTION_SIZE = 1 << 17;
 
 function run(libc: Libc, data: LaneData, udp: UdpHandle): void {
   const core = attachCore(data.module, data.memory, data.thread);
   const ring = new RingWriter(data.ring, () => post({ type: "wake" }));
-  const receiver = new Receiver(libc, core, udp, { batch: BATCH });
+  const receiver = new Receiver(libc, core, udp);
   const pace = new Pace(libc);
   const clock = new LinuxClock(libc, core);
   const random = new CoreRandom(core);
@@ -41,7 +41,7 @@ function run(libc: Libc, data: LaneData, udp: UdpHandle): void {
     for (let first = 0; first < datagrams && !ring.stopped; ) {
       clock.stampMono();
       random.refill();
-      const next = core.exports.deviceReceive(first, datagrams);
+      const next = core.exports.deviceReceive(first, portion(core, first, datagrams));
       if (next <= first) throw new Error(`deviceReceive: status ${next}`);
       first = next;
       if (core.kicked) {
@@ -53,6 +53,13 @@ function run(libc: Libc, data: LaneData, udp: UdpHandle): void {
     report.tell(receiver.errors);
     pace.note(receiver.size);
   }
+}
+
+/** The first of the IN records from `first` on that is not to be opened in the same go. */
+function portion({ view, base }: Core, first: number, count: number): number {
+  let end = first;
+  for (let size = 0; end < count && size < PORTION_SIZE; end++) size += view.getUint32(base + THREAD_IN + end * IN_SIZE + IN_LENGTH, true);
+  return end;
 }
 
 /** Puts the packets of the DELIVER records into the ring. @returns false when it was told to stop */

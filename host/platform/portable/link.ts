@@ -35,6 +35,8 @@ const SEAL_ROOM = SLOTS_SIZE - OUT_SLOT * SLOT_SIZE - 2 * SLOT_HEADROOM;
 const SEGMENT_ROOM = 192;
 const RECORD_ROOM = 32768;
 const RECORDS = OUT_MAX - IN_MAX;
+/** Sent when so much was put: what is put later would wait for no good reason while these could be on their way. */
+const BURST_SIZE = 65536;
 /** Our own bytes between packets: a message header before one, the padding's room behind the other, and a border of 64. */
 const GAP = 128;
 
@@ -121,6 +123,7 @@ export class DeviceLink implements Link {
     this.#cursor = (end + GAP) & ~63;
     this.#sealRoom += room;
     this.#records += records;
+    if (this.#cursor - this.#start >= BURST_SIZE) this.flush();
   }
 
   /** Sends what was put. Call before the core uses the slots for packets of its own. */
