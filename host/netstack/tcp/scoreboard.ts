@@ -45,10 +45,10 @@ export class Scoreboard {
   // What the last ACK brought: reset by begin().
   /** bytes acknowledged for the first time, by number or by SACK */
   delivered = 0;
-  /** when the first of them was sent that was sent once only (Karn); -1 = none */
-  sampleSentAt = -1;
-  /** whether something arrived that had been sent again */
-  retransmissionArrived = false;
+  /** when the first of those acknowledged by number was sent; -1 = none */
+  private firstSentAt = -1;
+  /** whether the number covers something that was sent again */
+  private retransmissionAcknowledged = false;
 
   private now = 0;
   private echo: number | null = null;
@@ -104,8 +104,8 @@ export class Scoreboard {
     this.now = now;
     this.echo = echo;
     this.delivered = 0;
-    this.sampleSentAt = -1;
-    this.retransmissionArrived = false;
+    this.firstSentAt = -1;
+    this.retransmissionAcknowledged = false;
   }
 
   /** Everything before `una` arrived. */
@@ -113,16 +113,26 @@ export class Scoreboard {
     let t = this.head;
     while (t !== null && t.end <= una) {
       const next: Transmission | null = t.next;
+      if (t.retransmitted) this.retransmissionAcknowledged = true;
       if (t.state !== SACKED) this.arrived(t, t.end, true);
       this.forget(t, t.end - t.start);
       this.remove(t);
       t = next;
     }
     if (t !== null && t.start < una) {
+      if (t.retransmitted) this.retransmissionAcknowledged = true;
       if (t.state !== SACKED) this.arrived(t, una, true);
       this.forget(t, una - t.start);
       t.start = una;
     }
+  }
+
+  /**
+   * When the first of what the last ACK's number covers was sent, to measure the round trip by; -1 if something of it was
+   * sent again: Karn's rule, RFC 6298 §3. (What lies behind a hole was held up by it.)
+   */
+  get sampleSentAt(): number {
+    return this.retransmissionAcknowledged ? -1 : this.firstSentAt;
   }
 
   /** [start, end) arrived, RFC 2018 §5; the caller has checked that it was sent and is not acknowledged. */
@@ -170,8 +180,7 @@ export class Scoreboard {
   /** The bytes of `t` up to `end` arrived, now first known. */
   private arrived(t: Transmission, end: number, sample: boolean): void {
     this.delivered += end - t.start;
-    if (t.retransmitted) this.retransmissionArrived = true;
-    else if (sample && (this.sampleSentAt < 0 || t.sentAt < this.sampleSentAt)) this.sampleSentAt = t.sentAt;
+    if (sample && (this.firstSentAt < 0 || t.sentAt < this.firstSentAt)) this.firstSentAt = t.sentAt;
     const stamp = this.echo === null ? 0 : Math.floor(t.sentAt) + this.clockOffset;
     this.rack.delivered(t, end, this.now, this.echo, stamp);
   }

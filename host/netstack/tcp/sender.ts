@@ -335,7 +335,7 @@ export class Sender {
   }
 
   private growBuffer(): void {
-    const wanted = Math.min(SEND_BUFFER_MAX, 2 * this.congestion.window);
+    const wanted = Math.min(SEND_BUFFER_MAX, Math.floor(2 * this.congestion.window));
     if (this.budget.take(wanted - this.capacity)) this.capacity = wanted;
   }
 
@@ -349,7 +349,7 @@ export class Sender {
   private retransmit(now: number): void {
     const { scoreboard, congestion } = this;
     while (scoreboard.lost > 0) {
-      const room = congestion.window - scoreboard.inFlight;
+      const room = Math.floor(congestion.window) - scoreboard.inFlight;
       const t = scoreboard.nextLost(this.mss, Math.min(room, this.superMax));
       if (t === null) return;
       const len = t.end - t.start;
@@ -382,7 +382,7 @@ export class Sender {
         this.sendRange(this.nxt + 1, now);
         return;
       }
-      const congestionRoom = congestion.window - scoreboard.inFlight;
+      const congestionRoom = Math.floor(congestion.window) - scoreboard.inFlight;
       let len = Math.min(data, this.superMax, windowRoom);
       if (len > congestionRoom) {
         this.limited = true;
