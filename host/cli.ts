@@ -15,6 +15,8 @@ const COMMANDS: Record<string, () => Promise<Command>> = {
   genkey: async () => (await import("./commands/keys.ts")).genkey,
   pubkey: async () => (await import("./commands/keys.ts")).pubkey,
   doctor: async () => (await import("./commands/doctor.ts")).command,
+  simulate: async () => (await import("./commands/simulate.ts")).command,
+  replay: async () => (await import("./commands/replay.ts")).command,
   decode: async () => (await import("./commands/decode.ts")).command,
   genpsk: async () => (await import("./commands/keys.ts")).genpsk,
   relay: async () => (await import("./commands/relay.ts")).command,
@@ -27,6 +29,8 @@ const USAGE = `Usage: wasmguard [OPTIONS] INTERFACE      run a WireGuard interfa
        wasmguard show [INTERFACE]           show interfaces and their peers; --watch, --events, --metrics, --json
        wasmguard doctor INTERFACE           why is it silent?
        wasmguard decode FILE                the messages of a capture, decrypted with its keys
+       wasmguard simulate                   devices on a virtual clock, over a network with faults
+       wasmguard replay TRACE               a recorded run again, event by event
        wasmguard genkey                     write a new private key
        wasmguard pubkey < PRIVATE           write the public key of a private key
        wasmguard genpsk                     write a new preshared key

@@ -52,7 +52,8 @@ export interface CoreExports {
   allowedIpNext(node: number): number;
 }
 
-export type CoreBuild = "plain" | "relaxed" | "wide";
+/** "page" is plain over a memory that is not shared: where a page is not cross-origin isolated. */
+export type CoreBuild = "plain" | "relaxed" | "wide" | "page";
 
 export interface CoreLimits {
   /** 1 .. 2^20 */
@@ -61,6 +62,8 @@ export interface CoreLimits {
   maxNodes?: number;
   /** 1 .. 16: the main thread and one a lane */
   threads?: number;
+  /** whether other threads may attach; false for the build "page", default true */
+  shared?: boolean;
 }
 
 // (module (func (result v128) v128.const 0 … i8x16.relaxed_swizzle)): only an engine with relaxed SIMD takes it.
@@ -115,7 +118,7 @@ const PRIMITIVES_PAGES = 24;
 /** The crypto of the core, call by call, over a memory of its own that is not shared. */
 export async function openPrimitives(): Promise<{ exports: PrimitiveExports; memory: WebAssembly.Memory; room: number }> {
   const module = await compileFile("primitives.wasm");
-  const memory = new WebAssembly.Memory({ initial: PRIMITIVES_PAGES, maximum: PRIMITIVES_PAGES });
+  const memory = makeMemory(PRIMITIVES_PAGES, false);
   const exports = instantiateSync(module, { env: { memory } }).exports as unknown as PrimitiveExports;
   return { exports, memory, room: THREADS_END };
 }
@@ -125,7 +128,7 @@ export async function openPrimitives(): Promise<{ exports: PrimitiveExports; mem
  * @throws WasmguardError ENOTSUP when the engine lacks what the build needs
  */
 export async function compileCore(build: CoreBuild = pickBuild()): Promise<WebAssembly.Module> {
-  if (build !== "plain" && pickBuild() === "plain") {
+  if ((build === "relaxed" || build === "wide") && pickBuild() === "plain") {
     throw new WasmguardError("ENOTSUP", `Cannot run the core "${build}": this engine has no relaxed SIMD`);
   }
   if (build === "wide") await setPairing(true);
@@ -233,11 +236,12 @@ export function createCore(module: WebAssembly.Module, fill: (bytes: Uint8Array)
   const maxPeers = limits.maxPeers ?? DEFAULT_MAX_PEERS;
   const maxNodes = limits.maxNodes ?? Math.max(DEFAULT_MAX_NODES, maxPeers * 4);
   const threads = limits.threads ?? 1;
-  const measure = new Core(module, makeMemory(THREADS_END / PAGE_SIZE), 0);
+  const shared = limits.shared ?? true;
+  const measure = new Core(module, makeMemory(THREADS_END / PAGE_SIZE, shared), 0);
   const pages = measure.exports.memoryPages(maxPeers, maxNodes, threads) >>> 0;
   const what = `create a device of ${maxPeers} peers, ${maxNodes} allowed-IP nodes and ${threads} threads`;
   if (pages === 0) throw statusError(what, BAD_ARGUMENT);
-  const core = new Core(module, makeMemory(pages), 0);
+  const core = new Core(module, makeMemory(pages, shared), 0);
   const secret = new Uint8Array(32);
   fill(secret);
   core.u8.set(secret, core.base + THREAD_RANDOM + THREAD_RANDOM_SIZE - secret.length);
@@ -254,6 +258,6 @@ export function attachCore(module: WebAssembly.Module, memory: WebAssembly.Memor
 }
 
 // Fixed size: what is not touched costs address space alone, and Deno's bounds checks know the size from the start.
-function makeMemory(pages: number): WebAssembly.Memory {
-  return new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
+function makeMemory(pages: number, shared = true): WebAssembly.Memory {
+  return new WebAssembly.Memory({ initial: pages, maximum: pages, shared });
 }

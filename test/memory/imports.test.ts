@@ -151,7 +151,7 @@ const PACKAGES: [user: string, name: string][] = [
   ["host/core.ts", "@assemblyscript/loader"],
   ["host/transport/", "ws"],
   ["host/conform/", "@noble/"],
-  ["host/netstack/resolver.ts", "@leichtgewicht/dns-packet"],
+  ["host/netstack/dns.ts", "@leichtgewicht/dns-packet"],
 ];
 
 outer("of packages only node's own, and those named above where they are named", () => {

@@ -2,7 +2,8 @@
 import assert from "node:assert/strict";
 import { suite } from "uvu";
 import { DEVICE_SIZE } from "../../assembly/abi.ts";
-import { builds, type SimNode } from "../sim/node.ts";
+import type { SimNode } from "../../host/simulator/node.ts";
+import { builds } from "../sim/builds.ts";
 import { forget, openPair, openSession, openStranger, type Stranger } from "../sim/pair.ts";
 import {
   COOKIE_BYTES, COOKIE_SECRET_LIFE, COOKIE_USE, HANDSHAKE_QUEUE, LIMITER_BURST, LIMITER_GAP, MS, REKEY_TIMEOUT, SECOND,

@@ -2,12 +2,12 @@
 // runs of datagrams, and what is not a message at all. §5.4.6, §6.4; the kernel's send.c and receive.c.
 import assert from "node:assert/strict";
 import { suite } from "uvu";
-import { builds } from "../sim/node.ts";
+import { builds } from "../sim/builds.ts";
 import { openPair, openSession, openStranger } from "../sim/pair.ts";
-import { checksum, ipv4, ipv6 } from "../sim/packet.ts";
+import { checksum, ipv4, ipv6 } from "../../host/simulator/packet.ts";
 import { DATA_OVERHEAD, KEEPALIVE_BYTES, MS, SECOND, STAGED_PACKETS } from "../sim/paper.ts";
 import { concat, openData, readU32, sealData } from "../sim/reference.ts";
-import { Simulator } from "../sim/simulator.ts";
+import { Simulator } from "../../host/simulator/simulator.ts";
 
 for (const build of builds) {
   const test = suite(`data (${build})`);

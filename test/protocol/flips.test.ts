@@ -5,7 +5,8 @@
 // second time under a mac1 made anew, by an attacker who knows the public key: then the field itself must hold.
 import assert from "node:assert/strict";
 import { suite } from "uvu";
-import { builds, type SimNode } from "../sim/node.ts";
+import type { SimNode } from "../../host/simulator/node.ts";
+import { builds } from "../sim/builds.ts";
 import { openSession, openStranger, type Stranger } from "../sim/pair.ts";
 import { FIELDS, SECOND } from "../sim/paper.ts";
 import { addMacs, createCookieReply, createResponse, readU32, sealData } from "../sim/reference.ts";

@@ -1,14 +1,15 @@
 // Handshakes between two cores, and between a core and the reference implementation, on a virtual clock: §5.4, §6.2.
 import assert from "node:assert/strict";
 import { suite } from "uvu";
-import { builds, type SimNode } from "../sim/node.ts";
+import type { SimNode } from "../../host/simulator/node.ts";
+import { builds } from "../sim/builds.ts";
 import { openPair, openSession, openStranger, Stranger } from "../sim/pair.ts";
-import { ipv4 } from "../sim/packet.ts";
+import { ipv4 } from "../../host/simulator/packet.ts";
 import {
   INITIATION_BYTES, INITIATION_GAP, INITIATIONS_IN_ALL, KEEPALIVE_BYTES, MS, REKEY_TIMEOUT, RESPONSE_BYTES, SECOND,
 } from "../sim/paper.ts";
 import { addMacs, createInitiation, openData, publicKeyOf, readU32, sealData, tai64n } from "../sim/reference.ts";
-import { Simulator } from "../sim/simulator.ts";
+import { Simulator } from "../../host/simulator/simulator.ts";
 
 // The seven points of low order and their other encodings that X25519 takes (RFC 7748 §6.1, and the contributory
 // behaviour list of the curve's designers): 0, 1, two of order eight, p - 1, p, p + 1.

@@ -2,7 +2,7 @@
 // a whole receive. The window alone is under test in replay.test.ts.
 import assert from "node:assert/strict";
 import { suite } from "uvu";
-import { builds } from "../sim/node.ts";
+import { builds } from "../sim/builds.ts";
 import { hold, openSession, openStranger, type Stranger } from "../sim/pair.ts";
 import { REJECT_AFTER_MESSAGES, REPLAY_WINDOW, SECOND } from "../sim/paper.ts";
 import { type Keys, sealData } from "../sim/reference.ts";

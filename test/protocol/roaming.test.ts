@@ -1,9 +1,9 @@
 // Endpoints: a peer is where its last authentic message came from, whatever kind it was, and nowhere else. §2.1, §6.5.
 import assert from "node:assert/strict";
 import { suite } from "uvu";
-import { builds } from "../sim/node.ts";
+import { builds } from "../sim/builds.ts";
 import { openPair, openSession, openStranger } from "../sim/pair.ts";
-import { ipv4 } from "../sim/packet.ts";
+import { ipv4 } from "../../host/simulator/packet.ts";
 import { MS, SECOND } from "../sim/paper.ts";
 import { createResponse, sealData } from "../sim/reference.ts";
 

@@ -4,15 +4,16 @@
 import assert from "node:assert/strict";
 import { suite } from "uvu";
 import { EXISTS, NOT_FOUND, OWN_KEY } from "../../assembly/abi.ts";
-import { builds, type SimNode } from "../sim/node.ts";
+import type { SimNode } from "../../host/simulator/node.ts";
+import { builds } from "../sim/builds.ts";
 import { forget, hold, openPair, openSession, openStranger, SESSION_AGE } from "../sim/pair.ts";
-import { ipv4 } from "../sim/packet.ts";
+import { ipv4 } from "../../host/simulator/packet.ts";
 import {
   JITTER_MAX, MS, REJECT_AFTER_TIME, REKEY_AFTER_TIME, REKEY_TIMEOUT, SECOND, ZERO_KEYS_TIME,
 } from "../sim/paper.ts";
 import { openData, publicKeyOf } from "../sim/reference.ts";
-import { Simulator } from "../sim/simulator.ts";
-import type { Datagram } from "../sim/wire.ts";
+import { Simulator } from "../../host/simulator/simulator.ts";
+import type { Datagram } from "../../host/simulator/wire.ts";
 
 /** Keys as ChaCha20 has them in its state for packets that are not short: each word four times. */
 function states(keys: Uint8Array[]): Uint8Array[] {

@@ -2,13 +2,13 @@
 // the wire are what they say.
 import assert from "node:assert/strict";
 import { suite } from "uvu";
-import { builds } from "../sim/node.ts";
+import { builds } from "../sim/builds.ts";
 import { openPair } from "../sim/pair.ts";
 import { MS, SECOND } from "../sim/paper.ts";
 import { Stream } from "../sim/random.ts";
-import { Simulator } from "../sim/simulator.ts";
-import { ALL_FAULTS, soak, type SoakOptions } from "../sim/soak.ts";
-import { Hash } from "../sim/trace.ts";
+import { Simulator } from "../../host/simulator/simulator.ts";
+import { ALL_FAULTS, soak, type SoakOptions } from "../../host/simulator/soak.ts";
+import { Hash } from "../../host/simulator/trace.ts";
 
 const RUN: Omit<SoakOptions, "build" | "seed"> = { nodes: 3, seconds: 200, rate: 1, faults: ALL_FAULTS, changes: true };
 /**

@@ -6,8 +6,8 @@
 // names its seed: docs/simulator.md tells how to see what happened.
 import assert from "node:assert/strict";
 import { suite } from "uvu";
-import { builds } from "../sim/node.ts";
-import { ALL_FAULTS, soak, type SoakOptions } from "../sim/soak.ts";
+import { builds } from "../sim/builds.ts";
+import { ALL_FAULTS, soak, type SoakOptions } from "../../host/simulator/soak.ts";
 
 const budget = Number(process.env.SOAK_SECONDS ?? 0) * 1000;
 const firstSeed = Number(process.env.SOAK_SEED ?? 1);

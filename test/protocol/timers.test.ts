@@ -2,7 +2,8 @@
 // knows which random bytes the core drew for it.
 import assert from "node:assert/strict";
 import { suite } from "uvu";
-import { builds, type SimNode } from "../sim/node.ts";
+import type { SimNode } from "../../host/simulator/node.ts";
+import { builds } from "../sim/builds.ts";
 import { forget, hold, openPair, openSession, SESSION_AGE } from "../sim/pair.ts";
 import {
   INITIATIONS_IN_ALL, JITTER_MAX, jitterOf, KEEPALIVE_TIMEOUT, MS, NEW_HANDSHAKE_TIME, REJECT_AFTER_MESSAGES,
@@ -10,7 +11,7 @@ import {
   ZERO_KEYS_TIME,
 } from "../sim/paper.ts";
 import { readU32 } from "../sim/reference.ts";
-import { Simulator } from "../sim/simulator.ts";
+import { Simulator } from "../../host/simulator/simulator.ts";
 
 /** When the session that a node uses was born, ns. */
 const bornAt = (node: SimNode, peer: number): number => node.timer(peer, "zeroKeyMaterial") - ZERO_KEYS_TIME;

@@ -2,15 +2,15 @@
 // begin with.
 import assert from "node:assert/strict";
 import type { CoreBuild } from "../../host/core.ts";
-import type { PeerOptions, SimNode } from "./node.ts";
-import { ipv4 } from "./packet.ts";
+import type { PeerOptions, SimNode } from "../../host/simulator/node.ts";
+import { ipv4 } from "../../host/simulator/packet.ts";
 import { MS } from "./paper.ts";
 import {
   type Consumed, consumeInitiation, consumeResponse, createInitiation, createResponse, type Identity, type Keys,
   publicKeyOf, sealData, tai64n,
 } from "./reference.ts";
-import { Simulator } from "./simulator.ts";
-import type { Datagram, Sent } from "./wire.ts";
+import { Simulator } from "../../host/simulator/simulator.ts";
+import type { Datagram, Sent } from "../../host/simulator/wire.ts";
 
 export interface Pair {
   sim: Simulator;

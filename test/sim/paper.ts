@@ -1,8 +1,9 @@
 // What the paper (WireGuard whitepaper, rev. 2020) and the kernel's messages.h say, written down once more: the suites
 // hold the core to these numbers, not to the ones in its own protocol.ts.
 
-export const MS = 1_000_000;
-export const SECOND = 1_000_000_000;
+import { MS, SECOND } from "../../host/simulator/message.ts";
+
+export { MS, SECOND };
 
 // §5.4: types and lengths
 export const INITIATION = 1;
@@ -58,12 +59,3 @@ export const FIELDS = {
   },
   cookie: { type: [0, 4], receiver: [4, 8], nonce: [8, 32], cookie: [32, 64] },
 } as const;
-
-export const TYPE_NAMES = ["?", "initiation", "response", "cookie", "data"];
-
-/** "initiation", "response", "cookie", "data", "keepalive", or "?" */
-export function describe(message: Uint8Array): string {
-  const type = message.length >= 4 && message[1] + message[2] + message[3] === 0 ? message[0] : 0;
-  if (type === DATA && message.length === KEEPALIVE_BYTES) return "keepalive";
-  return TYPE_NAMES[type] ?? "?";
-}

@@ -4,15 +4,16 @@
 //
 // The clock is a number of nanoseconds (exact up to 104 days). Of things at one instant, arrivals and scripts come
 // first, in the order they were scheduled, then the nodes' deadlines in the order of the nodes.
-import type { CoreBuild } from "../../host/core.ts";
-import { builds, type NodeOptions, type PeerOptions, SimNode } from "./node.ts";
-import { SECOND } from "./paper.ts";
+import type { CoreBuild } from "../core.ts";
+import { type NodeOptions, type PeerOptions, SimNode } from "./node.ts";
+import { SECOND } from "./message.ts";
 import { Stream } from "./random.ts";
 import { Trace } from "./trace.ts";
 import { type Datagram, type Faults, Wire } from "./wire.ts";
 
 export interface SimulatorOptions {
   seed?: number;
+  /** prepared with prepareBuild; default "plain" */
   build?: CoreBuild;
   faults?: Partial<Faults>;
   /** keep the trace's lines, not only their hash */
@@ -43,7 +44,7 @@ export class Simulator {
 
   constructor(options: SimulatorOptions = {}) {
     this.seed = options.seed ?? 1;
-    this.build = options.build ?? builds[0];
+    this.build = options.build ?? "plain";
     this.trace = new Trace(options.keepTrace ?? false);
     this.wire = new Wire(this, new Stream(this.seed, "wire"), this.trace);
     Object.assign(this.wire.faults, options.faults);

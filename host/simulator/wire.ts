@@ -4,7 +4,7 @@
 //
 // What it does not have: queues and bandwidth. Time here is the protocol's, not a link's.
 import type { Stream } from "./random.ts";
-import { describe } from "./paper.ts";
+import { describe } from "./message.ts";
 import type { Trace } from "./trace.ts";
 import { hashOf } from "./trace.ts";
 

@@ -1,10 +1,10 @@
 // A long random run: a full mesh of nodes that talk at random over a wire with every fault, and what must hold during
 // and after it. The suites run it for a moment, the command line (run.ts) for as long as one likes.
-import assert from "node:assert/strict";
-import type { CoreBuild } from "../../host/core.ts";
+import * as check from "./check.ts";
+import type { CoreBuild } from "../core.ts";
 import type { SimNode } from "./node.ts";
 import { ipv4 } from "./packet.ts";
-import { MS, SECOND } from "./paper.ts";
+import { MS, SECOND } from "./message.ts";
 import { Simulator } from "./simulator.ts";
 import { type Faults, PERFECT } from "./wire.ts";
 
@@ -49,10 +49,10 @@ class Ledger {
   take(packet: Uint8Array, at: SimNode): void {
     const serial = new DataView(packet.buffer).getUint32(20);
     const sent = this.#open.get(serial);
-    assert.ok(sent, `packet ${serial} came out twice, or was never sent`);
-    assert.equal(Buffer.compare(packet, sent), 0, `packet ${serial} came out changed`);
+    check.ok(sent, `packet ${serial} came out twice, or was never sent`);
+    check.ok(packet.length === sent.length && packet.every((byte, i) => byte === sent[i]), `packet ${serial} came out changed`);
     const to = packet.subarray(16, 20).join(".");
-    assert.equal(to, at.inner, `packet ${serial} came out in a wrong place`);
+    check.equal(to, at.inner, `packet ${serial} came out in a wrong place`);
     this.#open.delete(serial);
   }
 
@@ -68,12 +68,12 @@ class Ledger {
 /** What must hold of a node at any time. */
 export function checkNode(node: SimNode): void {
   const { received, consumed, queued } = node.counts();
-  assert.equal(received, node.datagrams, `${node.name}: datagrams counted`);
+  check.equal(received, node.datagrams, `${node.name}: datagrams counted`);
   const refused = Object.entries(node.drops())
     .filter(([reason]) => !reason.startsWith("out_"))
     .reduce((sum, [, count]) => sum + count, 0);
   const text = `${node.name}: consumed ${consumed}, queued ${queued}, refused ${refused}`;
-  assert.equal(received, consumed + queued + refused, text);
+  check.equal(received, consumed + queued + refused, text);
 }
 
 /** Something that must hold did not; `sim` has the trace up to there. */
@@ -183,5 +183,5 @@ function recover(sim: Simulator, ledger: Ledger): void {
     sim.runUntil(() => waiting.size === 0, SECOND);
   }
   sim.run(SECOND);
-  assert.ok(waiting.size === 0, `no packet passed 20 s after the faults ended: ${[...waiting].join(", ")}`);
+  check.ok(waiting.size === 0, `no packet passed 20 s after the faults ended: ${[...waiting].join(", ")}`);
 }

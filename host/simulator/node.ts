@@ -5,24 +5,22 @@
 // The suites also look into the core's memory (timers, sessions, keys). Where those lie is declared here once more,
 // from the drawings in assembly/tunnel/peer.ts and session.ts: a field that moves fails loudly, in the suites that read
 // it.
-import assert from "node:assert/strict";
+import * as check from "./check.ts";
 import * as abi from "../../assembly/abi.ts";
-import { type Core, type CoreBuild, compileCore, createCore } from "../../host/core.ts";
-import { decodeEndpoint, encodeEndpoint, formatEndpoint, parseEndpoint } from "../../host/endpoint.ts";
-import { parsePrefix } from "../../host/ip.ts";
-import { builds as runnable } from "../helpers/wasm.ts";
+import { type Core, type CoreBuild, compileCore, createCore } from "../core.ts";
+import { decodeEndpoint, encodeEndpoint, formatEndpoint, parseEndpoint } from "../endpoint.ts";
+import { parsePrefix } from "../ip.ts";
 import type { Datagram, Wire } from "./wire.ts";
-import { describe } from "./paper.ts";
+import { describe } from "./message.ts";
 import type { Stream } from "./random.ts";
 import { hashOf, type Trace } from "./trace.ts";
 
-const compiler = new URL("../../build/core.mjs", import.meta.url).href;
-await ((await import(compiler)) as { buildCore(): Promise<void> }).buildCore();
-
-/** Builds of the product that this engine runs. */
-export const builds = runnable as CoreBuild[];
 const modules = new Map<CoreBuild, WebAssembly.Module>();
-for (const build of builds) modules.set(build, await compileCore(build));
+
+/** Compiles a build for the nodes of a simulation: before the first that has it. */
+export async function prepareBuild(build: CoreBuild): Promise<void> {
+  if (!modules.has(build)) modules.set(build, await compileCore(build));
+}
 
 const named = (prefix: string, other: string[]): string[] => {
   const names: string[] = [];
@@ -151,9 +149,9 @@ export class SimNode {
     this.inner = options.inner ?? "";
     this.wallOffset = options.wallOffset ?? 0;
     const module = modules.get(options.build);
-    if (!module) throw new RangeError(`Cannot run the ${options.build} build: this engine has no relaxed SIMD`);
+    if (!module) throw new RangeError(`Cannot run the ${options.build} build: prepareBuild was not called for it`);
     const maxPeers = options.maxPeers ?? 4;
-    this.core = createCore(module, (bytes) => stream.fill(bytes), { maxPeers, maxNodes: 64 * maxPeers });
+    this.core = createCore(module, (bytes) => stream.fill(bytes), { maxPeers, maxNodes: 64 * maxPeers, shared: options.build !== "page" });
     if (options.key !== false) this.setPrivateKey(stream.bytes(32));
   }
 
@@ -189,13 +187,13 @@ export class SimNode {
   }
 
   setPresharedKey(peer: number, key: Uint8Array): void {
-    assert.equal(this.core.withArgument(key, (at) => this.core.exports.peerSetPresharedKey(peer, at)), abi.OK);
+    check.equal(this.core.withArgument(key, (at) => this.core.exports.peerSetPresharedKey(peer, at)), abi.OK);
   }
 
   setEndpoint(peer: number, endpoint: string): void {
     this.#prepare();
     encodeEndpoint(this.core.view, this.core.argument, parseEndpoint(endpoint));
-    assert.equal(this.#after(this.core.exports.peerSetEndpoint(peer, this.core.argument)), abi.OK);
+    check.equal(this.#after(this.core.exports.peerSetEndpoint(peer, this.core.argument)), abi.OK);
   }
 
   allow(peer: number, prefix: string): void {
@@ -205,12 +203,12 @@ export class SimNode {
     view.setUint32(argument + abi.ALLOWED_IP_FAMILY, family, true);
     view.setUint32(argument + abi.ALLOWED_IP_CIDR, cidr, true);
     u8.set(address, argument + abi.ALLOWED_IP_ADDR);
-    assert.equal(this.core.exports.allowedIpAdd(peer, argument), abi.OK);
+    check.equal(this.core.exports.allowedIpAdd(peer, argument), abi.OK);
   }
 
   setKeepalive(peer: number, seconds: number): void {
     this.#prepare();
-    assert.equal(this.#after(this.core.exports.peerSetPersistentKeepalive(peer, seconds)), abi.OK);
+    check.equal(this.#after(this.core.exports.peerSetPersistentKeepalive(peer, seconds)), abi.OK);
   }
 
   setMtu(mtu: number): void {
@@ -219,12 +217,12 @@ export class SimNode {
 
   handshake(peer: number): void {
     this.#prepare();
-    assert.equal(this.#after(this.core.exports.peerHandshake(peer)), abi.OK);
+    check.equal(this.#after(this.core.exports.peerHandshake(peer)), abi.OK);
   }
 
   keepalive(peer: number): void {
     this.#prepare();
-    assert.equal(this.#after(this.core.exports.peerKeepalive(peer)), abi.OK);
+    check.equal(this.#after(this.core.exports.peerKeepalive(peer)), abi.OK);
   }
 
   up(): void {
@@ -254,8 +252,8 @@ export class SimNode {
     });
     this.#prepare();
     const outs = this.core.exports.deviceSend(packets.length);
-    assert.ok(outs >= 0, `deviceSend: status ${outs}`);
-    assert.equal(view.getUint32(base + abi.THREAD_OUT_COUNT, true), outs);
+    check.ok(outs >= 0, `deviceSend: status ${outs}`);
+    check.equal(view.getUint32(base + abi.THREAD_OUT_COUNT, true), outs);
     this.#takeOuts(outs);
     this.#settle();
   }
@@ -276,7 +274,7 @@ export class SimNode {
     for (let first = 0; first < incoming.length; ) {
       this.#prepare();
       const next = this.core.exports.deviceReceive(first, incoming.length);
-      assert.ok(next > first && next <= incoming.length, `deviceReceive(${first}, ${incoming.length}): ${next}`);
+      check.ok(next > first && next <= incoming.length, `deviceReceive(${first}, ${incoming.length}): ${next}`);
       first = next;
       this.#takeDelivered();
     }
@@ -287,7 +285,7 @@ export class SimNode {
   serviceOnce(): boolean {
     this.#prepare();
     const outs = this.core.exports.deviceService();
-    assert.ok(outs >= 0, `deviceService: status ${outs}`);
+    check.ok(outs >= 0, `deviceService: status ${outs}`);
     const { more } = this.core;
     this.#takeOuts(outs);
     this.#readEvents();
@@ -296,9 +294,9 @@ export class SimNode {
 
   /** Does what is due, all of it. */
   service(): void {
-    for (let calls = 0; this.serviceOnce(); calls++) assert.ok(calls < 10_000, `${this.name}: service never ends`);
+    for (let calls = 0; this.serviceOnce(); calls++) check.ok(calls < 10_000, `${this.name}: service never ends`);
     this.#refresh();
-    assert.ok(this.#deadline > this.#host.now(), `${this.name}: a deadline stays in the past after service`);
+    check.ok(this.#deadline > this.#host.now(), `${this.name}: a deadline stays in the past after service`);
     this.#traceRefusals();
   }
 
@@ -315,7 +313,7 @@ export class SimNode {
   drops(reason?: string): number | Record<string, number> {
     if (reason !== undefined) {
       const number = DROP_NAMES.indexOf(reason);
-      assert.ok(number > 0, `no drop reason is called ${reason}`);
+      check.ok(number > 0, `no drop reason is called ${reason}`);
       return this.#dropCount(number);
     }
     const drops: Record<string, number> = {};
@@ -337,7 +335,7 @@ export class SimNode {
 
   info(peer: number): PeerInfo {
     const { view, base, exports } = this.core;
-    assert.equal(exports.peerInfo(peer), abi.OK);
+    check.equal(exports.peerInfo(peer), abi.OK);
     const at = base + abi.THREAD_PEER_INFO;
     const u64 = (offset: number): number => Number(view.getBigUint64(at + offset, true));
     const u32 = (offset: number): number => view.getUint32(at + offset, true);
@@ -379,7 +377,7 @@ export class SimNode {
   /** Makes a session's next counter another: nobody can send 2^60 packets in a test. */
   setSendCounter(peer: number, counter: bigint): void {
     const at = this.#sessionAt(peer, "current");
-    assert.ok(at, "no current session");
+    check.ok(at, "no current session");
     this.core.view.setBigUint64(at + SESSION.counter, counter, true);
   }
 
@@ -441,7 +439,7 @@ export class SimNode {
     const words = new Int32Array(memory.buffer);
     const starts = new Uint8Array(65536);
     for (const piece of pieces) {
-      assert.ok(piece[0] | piece[1] | piece[2] | piece[3], "a piece begins with four zeros");
+      check.ok(piece[0] | piece[1] | piece[2] | piece[3], "a piece begins with four zeros");
       starts[piece[0] | (piece[1] << 8)] = 1;
     }
     const found: number[] = [];
@@ -458,7 +456,7 @@ export class SimNode {
 
   /** What happened of one kind. */
   eventsOf(what: string): NodeEvent[] {
-    assert.ok(EVENT_NAMES.includes(what), `no event is called ${what}`);
+    check.ok(EVENT_NAMES.includes(what), `no event is called ${what}`);
     return this.events.filter((it) => it.what === what);
   }
 
@@ -513,7 +511,7 @@ export class SimNode {
   #bytesOf(offset: number, length: number): Uint8Array {
     const { slots, u8 } = this.core;
     const inside = offset >= slots && offset + length <= slots + abi.SLOTS_SIZE;
-    assert.ok(inside, `${offset}+${length} is outside of the slots`);
+    check.ok(inside, `${offset}+${length} is outside of the slots`);
     return u8.slice(offset, offset + length);
   }
 
@@ -525,7 +523,7 @@ export class SimNode {
       const offset = view.getUint32(record + abi.OUT_OFFSET, true);
       const bytes = this.#bytesOf(offset, view.getUint32(record + abi.OUT_LENGTH, true));
       const endpoint = decodeEndpoint(view, record + abi.OUT_ENDPOINT);
-      assert.ok(endpoint, "an OUT record without an endpoint");
+      check.ok(endpoint, "an OUT record without an endpoint");
       const to = formatEndpoint(endpoint);
       const tos = view.getUint32(record + abi.OUT_TOS, true);
       const segment = view.getUint32(record + abi.OUT_SEGMENT, true) || bytes.length;

@@ -1,5 +1,5 @@
 // Inner packets for the tests: headers that are true, payloads that name themselves.
-import { parseIp } from "../../host/ip.ts";
+import { parseIp } from "../ip.ts";
 
 /** An IPv4 packet of `length` bytes in all, UDP by its protocol number, filled with `fill`. */
 export function ipv4(source: string, destination: string, length = 64, fill = 0, tos = 0): Uint8Array {
