@@ -1,13 +1,14 @@
 // wasmguard down: what `wg-quick down` does, for a tunnel that `wasmguard up` or wg-quick with a userspace WireGuard
 // brought up. The daemon ends with its interface.
 
-import { existsSync } from "node:fs";
+import { existsSync, rmSync } from "node:fs";
 import { WasmguardError } from "../errors.ts";
 import type { DeviceState } from "../model.ts";
 import { readConfigFile } from "../quick/file.ts";
-import { ip, type Quick } from "../quick/link.ts";
+import { markOfRules } from "../quick/firewall.ts";
+import { type Quick, removeLink } from "../quick/link.ts";
 import { forgetNamespace, notedNamespace } from "../quick/namespace.ts";
-import { takeDown } from "../quick/quick.ts";
+import { takeBack, takeDown } from "../quick/quick.ts";
 import { LinuxSystem } from "../quick/system.ts";
 import { readState } from "../uapi-client.ts";
 import { socketPath } from "../uapi-server.ts";
@@ -33,19 +34,37 @@ async function down(file: string): Promise<void> {
   const system = new LinuxSystem();
   const { path, name, config } = readConfigFile(file, (line) => system.say(line));
   const state = await readRunning(name);
+  if (state === null) return removeLeftovers({ name, config, system, namespace: notedNamespace(name) });
   const isHere = (await system.query(["ip", "link", "show", "dev", name])) !== "";
   const quick: Quick = { name, config, system, namespace: isHere ? undefined : notedNamespace(name) };
   await takeDown(quick, { path, state, removeInterface: () => removeInterface(quick) });
 }
 
-async function readRunning(name: string): Promise<DeviceState> {
+/** @returns null when nobody answers */
+async function readRunning(name: string): Promise<DeviceState | null> {
   try {
     return await readState(name);
   } catch (error) {
     const { code } = error as { code?: string };
     if (code !== "ENOENT" && code !== "ECONNREFUSED") throw error;
-    throw new WasmguardError(code, `${name} is not a WireGuard interface that runs here`);
+    return null;
   }
+}
+
+/**
+ * What a daemon that was killed could not take with it. Its interface went with it.
+ * @throws WasmguardError ENOENT when there is nothing of it
+ */
+async function removeLeftovers(quick: Quick): Promise<void> {
+  const { name, config, system } = quick;
+  const mark = await markOfRules(quick);
+  if (mark === 0 && !existsSync(socketPath(name))) {
+    throw new WasmguardError("ENOENT", `${name} is not a WireGuard interface that runs here`);
+  }
+  system.say(`[!] ${name} does not run: removing what it left`);
+  await takeBack(quick, mark, config.peers.flatMap((peer) => peer.allowedIps), { dns: true, firewall: true });
+  rmSync(socketPath(name), { force: true });
+  forgetNamespace(name);
 }
 
 /** How long a daemon may take to end after its interface is gone, ms. */
@@ -53,7 +72,7 @@ const END_TIME_MS = 5000;
 
 async function removeInterface(quick: Quick): Promise<void> {
   const { name, system } = quick;
-  await system.run(ip(quick, "link", "delete", "dev", name));
+  await removeLink(quick);
   const end = Date.now() + END_TIME_MS;
   while (existsSync(socketPath(name))) {
     if (Date.now() > end) {

@@ -12,7 +12,7 @@ import type { IpAddress } from "../ip.ts";
 import { createLogger, type Logger, type LogLevel, parseLogLevel } from "../log.ts";
 import { createPeerChange } from "../model.ts";
 import { checkNamespace, type ConfigFile, readConfigFile } from "../quick/file.ts";
-import { checkAbsent, type Quick } from "../quick/link.ts";
+import { checkAbsent, type Quick, removeLink } from "../quick/link.ts";
 import { forgetNamespace, noteNamespace } from "../quick/namespace.ts";
 import { bringUp, type Progress, runHooks, takeBack, takeDown } from "../quick/quick.ts";
 import { LinuxSystem } from "../quick/system.ts";
@@ -88,8 +88,9 @@ class Tunnel {
       this.#starting.signal.throwIfAborted();
     } catch (error) {
       const ended = await this.#undo();
-      if (!ended) process.stderr.write(`wasmguard: ${(error as Error).message}\n`, () => exit(1, false));
-      throw error;
+      if (ended) throw error;
+      process.stderr.write(`wasmguard: ${(error as Error).message}\n`, () => exit(1, false));
+      return new Promise(() => {}); // and no ordinary end
     }
     this.#ready = true;
     this.#log.verbose("Ready");
@@ -200,6 +201,8 @@ class Tunnel {
 
   async #end(): Promise<boolean> {
     this.#keeper?.close();
+    // Elsewhere, the daemon cannot delete it itself.
+    if (this.#namespace !== undefined) await removeLink(this.#quick(false));
     const ended = await this.#daemon!.stop();
     forgetNamespace(this.#file.name, process.pid);
     return ended;

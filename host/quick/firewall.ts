@@ -25,6 +25,20 @@ export async function addFirewall(quick: Quick, family: Family, mark: number): P
   }
 }
 
+/** The mark in the rules of the interface, 0 when there are none: what a process that was killed has left tells it. */
+export async function markOfRules({ name, system }: Quick): Promise<number> {
+  for (const family of ["ip", "ip6"]) {
+    const rules = await system.query(["nft", "list", "table", family, tableName(name)]);
+    const save = await system.query([family === "ip" ? "iptables-save" : "ip6tables-save"]);
+    const lines = [...rules.split("\n"), ...save.split("\n").filter((line) => line.endsWith(marker(name)))];
+    for (const line of lines) {
+      const mark = /\bmark (0x[0-9a-f]+)/.exec(line);
+      if (mark) return Number(mark[1]);
+    }
+  }
+  return 0;
+}
+
 /** Removes whatever rules of the interface there are. */
 export async function removeFirewall({ name, system }: Quick): Promise<void> {
   if (system.has("nft")) {

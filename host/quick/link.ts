@@ -37,6 +37,12 @@ export async function checkAbsent(quick: Quick): Promise<void> {
   }
 }
 
+/** Deletes the interface, when it is there. */
+export async function removeLink(quick: Quick): Promise<void> {
+  if ((await quick.system.query(ip(quick, "link", "show", "dev", quick.name))) === "") return;
+  await quick.system.run(ip(quick, "link", "delete", "dev", quick.name));
+}
+
 export async function addAddresses(quick: Quick): Promise<void> {
   for (const address of quick.config.interface.addresses) {
     await quick.system.run(ip(quick, familyFlag(address), "address", "add", formatPrefix(address), "dev", quick.name));

@@ -58,7 +58,7 @@ async function freeTable({ system }: Quick): Promise<number> {
   }
 }
 
-/** How often one rule is deleted at most: `ip` that says the same for ever is not asked for ever. */
+/** How often one rule is deleted at most: an `ip` that shows it for ever is not asked for ever. */
 const RULE_MAX_COUNT = 64;
 
 /**
@@ -69,18 +69,21 @@ export async function removeRules(quick: Quick, mark: number, allowedIps: readon
   const { table = "auto" } = quick.config.interface;
   if (table !== "auto" || quick.namespace !== undefined || mark === 0 || allowedIps.every(({ cidr }) => cidr !== 0)) return;
   for (const flag of ["-4", "-6"]) {
-    await removeEach(quick, flag, `lookup ${mark}`, ["table", String(mark)]);
+    const count = await removeEach(quick, flag, `lookup ${mark}`, ["table", String(mark)], RULE_MAX_COUNT);
+    // One came with each of ours; wg-quick takes those of other tunnels, too.
     const suppress = ["table", "main", "suppress_prefixlength", "0"];
-    await removeEach(quick, flag, "from all lookup main suppress_prefixlength 0", suppress);
+    await removeEach(quick, flag, "from all lookup main suppress_prefixlength 0", suppress, count);
   }
 }
 
-async function removeEach({ system }: Quick, flag: string, shown: string, rule: string[]): Promise<void> {
-  for (let i = 0; i < RULE_MAX_COUNT; i++) {
+/** @returns how many there were, `most` at most */
+async function removeEach({ system }: Quick, flag: string, shown: string, rule: string[], most: number): Promise<number> {
+  for (let count = 0; count < most; count++) {
     const rules = (await system.query(["ip", flag, "rule", "show"])).split("\n");
-    if (!rules.some((line) => line.trimEnd().endsWith(shown) || line.includes(`${shown} `))) return;
+    if (!rules.some((line) => line.trimEnd().endsWith(shown))) return count;
     await system.run(["ip", flag, "rule", "delete", ...rule]);
   }
+  return most;
 }
 
 /** The longest first, then by their text from the end, each once: wg-quick's order (`sort -nr -k 2 -t /`). */

@@ -192,6 +192,23 @@ systemSuite("up and down", (test) => {
     await assertGone(place, slow, before);
   });
 
+  test("killed, it leaves rules, and down removes them; another tunnel keeps its own", async ({ ours, theirs, lab }) => {
+    const place = await site(lab, ours, theirs);
+    place.here.ip("rule add table main suppress_prefixlength 0 priority 100");
+    const before = await look(place.here);
+    const file = configure(place, { allowedIps: "0.0.0.0/0, ::/0" });
+    await succeed(place, ["up", file]);
+    process.kill(processesOf(file)[0], "SIGKILL");
+    await until("it to end", () => processesOf(file).length === 0);
+    assert.notDeepEqual((await look(place.here)).rules4, before.rules4);
+    await succeed(place, ["down", file]);
+    const after = await look(place.here);
+    assert.equal(after.rules4.length, before.rules4.length);
+    assert.deepEqual({ ...after, rules4: [] }, { ...before, rules4: [] });
+    assert.equal(existsSync(socketPath(place.name)), false);
+    assert.equal((await command(place, ["down", file])).code, 1);
+  });
+
   test("SaveConfig keeps what wg-quick keeps, and what is saved comes up again", async ({ ours, theirs, lab }) => {
     const place = await site(lab, ours, theirs);
     const file = configure(place, {
@@ -252,6 +269,14 @@ systemSuite("up and down", (test) => {
     await assertGone(place, file, before);
     assert.deepEqual(await look(inside), insideBefore);
     assert.equal(existsSync(resolver), false);
+    await succeed(place, ["up", "--netns", inside.name, file]);
+    process.kill(processesOf(file)[0], "SIGTERM");
+    await assertGone(place, file, before);
+    assert.deepEqual(await look(inside), insideBefore);
+    const failing = configure(place, { interface: "Address = 10.9.9.9/32\nPostUp = exit 5" });
+    assert.match((await command(place, ["up", "--netns", inside.name, failing])).stderr, /^wasmguard: "exit 5" ended with 5$/m);
+    await assertGone(place, file, before);
+    assert.deepEqual(await look(inside), insideBefore);
     const output = await command(place, ["up", "--netns", "nosuchplace", file]);
     assert.match(output.stderr, /There is no network namespace "nosuchplace"/);
   });
