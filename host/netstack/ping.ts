@@ -84,7 +84,7 @@ export class Pinger {
    * @throws RangeError for a bad size; WasmguardError ETIMEDOUT, EHOSTUNREACH, EACCES, ECANCELED (the stack closed); the
    *   signal's reason
    */
-  ping(to: IpAddress, options: PingOptions = {}): Promise<PingReply> {
+  async ping(to: IpAddress, options: PingOptions = {}): Promise<PingReply> {
     const { size = SIZE_DEFAULT, timeoutMs = TIMEOUT_DEFAULT_MS, signal } = options;
     const sizeMax = to.family === 4 ? SIZE_MAX4 : SIZE_MAX6;
     if (!Number.isInteger(size) || size < 0 || size > sizeMax) {
