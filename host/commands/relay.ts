@@ -40,7 +40,7 @@ Ready when /readyz answers 200. Environment: LOG_LEVEL=verbose|error|silent
     });
     atMost(positionals, 0);
     const allow = list(values.allow);
-    if (allow.length === 0) throw new UsageError("--allow is missing: without it the relay would be open to reach anything");
+    if (allow.length === 0) throw new UsageError("--allow is missing: a relay without a list would be open to all");
     const listen = listenAddress(values.listen ?? DEFAULT_LISTEN);
     const { "tls-cert": cert, "tls-key": key } = values;
     if ((cert === undefined) !== (key === undefined)) throw new UsageError("--tls-cert and --tls-key go together");
@@ -101,6 +101,8 @@ function isLoopback(address: string): boolean {
 /** @throws Error with the path, and never what is in it */
 function readToken(path: string): string {
   const token = readFileSync(path, "utf8").trim();
-  if (token.length < TOKEN_MIN_LEN) throw new Error(`Cannot use ${path} as the token: it has less than ${TOKEN_MIN_LEN} characters`);
+  if (token.length < TOKEN_MIN_LEN) {
+    throw new Error(`Cannot use ${path} as the token: it has less than ${TOKEN_MIN_LEN} characters`);
+  }
   return token;
 }

@@ -9,7 +9,9 @@ import type { Endpoint } from "../endpoint.ts";
 import type { Transport, TransportSocket } from "./types.ts";
 
 /** Of the range kept for documentation (RFC 5737): never a real host's. "192.0.2.1:51820" in a configuration. */
-export const PORT_ENDPOINT: Readonly<Endpoint> = { family: 4, address: Uint8Array.of(192, 0, 2, 1), port: 51820, scope: 0 };
+export const PORT_ENDPOINT: Readonly<Endpoint> = {
+  family: 4, address: Uint8Array.of(192, 0, 2, 1), port: 51820, scope: 0,
+};
 
 /** A MessagePort of a page, a worker or node:worker_threads. */
 export interface PortLike {

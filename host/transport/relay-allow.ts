@@ -1,14 +1,14 @@
-// The endpoints that a relay carries datagrams to: an address, a prefix or a name, each with one port. Without such a list
-// a relay would be an open reflector, so there is no rule for everything.
+// The endpoints that a relay carries datagrams to: an address, a prefix or a name, each with one port. Without a list a
+// relay would be an open reflector, so there is none that is not given.
 //
-// What is decided on is always an address, and that very address is then used: a name is resolved when a client asks, and
-// not a second time. A name stands for what its DNS says just then, but never for an address of this machine or its link
-// (that is what DNS rebinding aims at): those need a rule that names them.
+// What is decided on is always an address, and that very address is then used: a name is resolved when a client asks,
+// and not a second time. A name stands for what its DNS says just then, but never for an address of this machine or its
+// link (that is what DNS rebinding aims at): those need a rule that names them.
 
 import { lookup } from "node:dns/promises";
 import { isAddress, splitHostPort } from "../endpoint.ts";
 import { quote, WasmguardError } from "../errors.ts";
-import { type AllowedIp, formatPrefix, type IpAddress, mask, parseIp, parsePrefix } from "../ip.ts";
+import { type AllowedIp, formatPrefix, type IpAddress, mask, parseIp, parsePrefix, tryParseIp } from "../ip.ts";
 
 /** All addresses of a name. */
 export type Resolve = (name: string) => Promise<IpAddress[]>;
@@ -65,7 +65,8 @@ export class AllowList {
     if (this.#isAllowed(ip, port)) return { addresses: [ip], port };
     for (const { name } of this.#rules.filter((rule) => rule.name !== undefined && rule.port === port)) {
       const addresses = await this.#addressesOf(name!, port);
-      if (addresses.some((each) => isWithin(ip, { ...each, cidr: each.address.length * 8 }))) return { addresses: [ip], port };
+      const isAmong = addresses.some((each) => isWithin(ip, { ...each, cidr: each.address.length * 8 }));
+      if (isAmong) return { addresses: [ip], port };
     }
     return { addresses: [], port };
   }
@@ -134,7 +135,7 @@ function unmappedPrefix(prefix: AllowedIp): AllowedIp {
 
 async function resolveBySystem(name: string): Promise<IpAddress[]> {
   const found = await lookup(name, { all: true });
-  return found.filter(({ address }) => isAddress(address) && !address.includes("%")).map(({ address }) => parseIp(address));
+  return found.flatMap(({ address }) => tryParseIp(address) ?? []);
 }
 
 /** Rejects with EAI_AGAIN when there is no answer in time. */

@@ -1,9 +1,10 @@
-// One client of a relay: its WebSocket and the UDP socket that belongs to it alone, connected to one address, so that the
-// kernel hands us no other sender's datagrams. Both ways only what is framed as WireGuard passes (§5.4: type, reserved
-// bytes, length), so that the relay is of no use for anything else; both ways what cannot be sent now is dropped, as a
-// router does; nothing is kept in between. It sees ciphertext only, and reads no more of it than the first four bytes.
+// One client of a relay: its WebSocket and the UDP socket that belongs to it alone, connected to one address, so that
+// the kernel hands us no other sender's datagrams. Both ways only what is framed as WireGuard passes (§5.4: type,
+// reserved bytes, length), so that the relay is of no use for anything else; both ways what cannot be sent now is
+// dropped, as a router does; nothing is kept in between. It reads no more than the first four bytes of a message.
 
 import { createSocket, type Socket } from "node:dgram";
+import type { Duplex } from "node:stream";
 import type { RawData, WebSocket } from "ws";
 import {
   COOKIE_REPLY_LEN, DATA_KEEPALIVE_LEN, INITIATION_LEN, MESSAGE_DATA, MESSAGE_HANDSHAKE_COOKIE,
@@ -78,6 +79,9 @@ export class RelayClient {
   /** once, when both sockets are closed or as good as that */
   onClosed: ((reason: string) => void) | null = null;
   readonly #webSocket: WebSocket;
+  /** what the WebSocket writes to */
+  readonly #stream: Duplex;
+  #isCorked = false;
   readonly #udp: Socket;
   readonly #peer: { address: string; port: number };
   readonly #handshakes = new Bucket(HANDSHAKES_PER_SECOND, HANDSHAKES_PER_SECOND);
@@ -85,8 +89,9 @@ export class RelayClient {
   #unsent = 0;
   #reason = "";
 
-  constructor(webSocket: WebSocket, udp: Socket, { bytesPerSecond }: RelayLimits) {
+  constructor(webSocket: WebSocket, stream: Duplex, udp: Socket, { bytesPerSecond }: RelayLimits) {
     this.#webSocket = webSocket;
+    this.#stream = stream;
     this.#udp = udp;
     this.#peer = udp.remoteAddress();
     // A second's worth at once: TCP inside comes in bursts.
@@ -146,8 +151,20 @@ export class RelayClient {
     if (this.#webSocket.bufferedAmount + datagram.length > BUFFERED_MAX_LEN) return this.#drop("backpressure");
     const now = performance.now();
     if (!this.#bytes.take(datagram.length, now)) return this.#drop("rate");
+    this.#cork();
     this.#webSocket.send(datagram, { binary: true, compress: false });
     this.#passed(this.received, datagram.length, now);
+  }
+
+  /** The datagrams of one turn of the event loop leave in one write. */
+  #cork(): void {
+    if (this.#isCorked) return;
+    this.#isCorked = true;
+    this.#stream.cork();
+    setImmediate(() => {
+      this.#isCorked = false;
+      this.#stream.uncork();
+    });
   }
 
   #passed(direction: { count: number; bytes: number }, length: number, now: number): void {

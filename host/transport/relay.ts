@@ -2,8 +2,8 @@
 // GET /udp/HOST:PORT with an upgrade opens one UDP socket to one allowed address; each binary message is a datagram.
 //
 // It is admission that keeps it from being an open reflector: the token first (so that a stranger learns nothing of the
-// list), then the page's origin, then the list of endpoints, then room. The same questions without an upgrade get the same
-// answers, and 426 at the end: that is how a page learns why. A relay holds no key and cannot read what passes.
+// list), then the page's origin, then room, then the list of endpoints. The same questions without an upgrade get the
+// same answers, and 426 at the end: that is how a page learns why. A relay holds no key and cannot read what passes.
 
 import { createHash, timingSafeEqual } from "node:crypto";
 import type { Socket as UdpSocket } from "node:dgram";
@@ -26,8 +26,8 @@ export interface RelayOptions {
   /** clients must show it; default: none needed */
   token?: string;
   /**
-   * Pages that may use it: "https://lab.example", "null" for a page opened as a file, "*" for all. Default: no page, or,
-   * with a token, any. Clients that are no browsers send no origin, and so are never refused for it.
+   * Pages that may use it: "https://lab.example", "null" for a page opened as a file, "*" for all. Default: no page,
+   * or, with a token, any. Clients that are no browsers send no origin, and so are never refused for it.
    */
   origins?: string[];
   /** default 256 */
@@ -110,7 +110,8 @@ export class Relay {
     await new Promise<void>((resolve, reject) => {
       this.#server.once("error", (error: NodeJS.ErrnoException) => {
         const { code = "EIO", errno, syscall } = error;
-        reject(new WasmguardError(code, `Cannot listen at ${host} port ${port}: ${code}`, { errno, syscall, cause: error }));
+        const details = { errno, syscall, cause: error };
+        reject(new WasmguardError(code, `Cannot listen at ${host} port ${port}: ${code}`, details));
       });
       this.#server.listen({ port, host }, () => resolve());
     });
@@ -194,7 +195,8 @@ export class Relay {
     this.#webSockets.handleUpgrade(request, socket, head, (webSocket) => {
       opened = true;
       const { bytesPerSecond = Infinity } = this.#options;
-      this.#add(new RelayClient(webSocket, admission.udp, { bytesPerSecond }), `${from} to ${admission.endpoint}`);
+      const client = new RelayClient(webSocket, socket, admission.udp, { bytesPerSecond });
+      this.#add(client, `${from} to ${admission.endpoint}`);
     });
   }
 
@@ -202,7 +204,9 @@ export class Relay {
   async #admit(request: IncomingMessage, own = 0): Promise<Admission> {
     if (!this.#isTokenRight(request)) return refusal(401, "no token, or a wrong one");
     const { origin } = request.headers;
-    if (origin !== undefined && !this.#isOriginAllowed(origin)) return refusal(403, `origin ${quote(origin)} is not allowed`);
+    if (origin !== undefined && !this.#isOriginAllowed(origin)) {
+      return refusal(403, `origin ${quote(origin)} is not allowed`);
+    }
     const asked = requestedEndpoint(request.url ?? "/");
     if (asked === null) return refusal(404, "no endpoint: ask for /udp/HOST:PORT");
     const { maxClients = MAX_CLIENTS } = this.#options;

@@ -2,10 +2,10 @@
 // let only HTTPS out. Each endpoint has a WebSocket of its own, so that the relay can pin one UDP socket to one address
 // and nobody needs a header around the datagram.
 //
-// It behaves as UDP does: opened by the first datagram, opened again by the next one after it broke, and a datagram that
-// cannot go is dropped and counted. There is no timer at all: WireGuard's own retries (§6.4, each 5 s) are the clock of
-// the backoff. While a WebSocket opens, the oldest datagrams give way, because a newer handshake message is worth more;
-// while an open one is too slow, the newest, as in any full buffer.
+// It behaves as UDP does: opened by the first datagram, opened again by the next one after it broke, and a datagram
+// that cannot go is dropped and counted. There is no timer at all: WireGuard's own retries (§6.4, each 5 s) are the
+// clock of the backoff. While a WebSocket opens, the oldest datagrams give way, because a newer handshake message is
+// worth more; while an open one is too slow, the newest, as in any full buffer.
 //
 // Runs in a page as it is: the engine's own WebSocket where there is one, the package "ws" on Node 20.
 
@@ -121,7 +121,7 @@ export class WebSocketTransport implements Transport {
     if (status === 426) return;
     const wanted = this.#names.get(formatEndpoint(endpoint)) ?? formatEndpoint(endpoint);
     if (status === 401) throw new WasmguardError("EACCES", `The ${where} does not take our token`);
-    if (status === 403) throw new WasmguardError("EACCES", `The ${where} does not allow ${wanted}, or not for this origin`);
+    if (status === 403) throw new WasmguardError("EACCES", `The ${where} does not allow ${wanted}, or not this origin`);
     if (status === 503) throw new WasmguardError("EAGAIN", `The ${where} has no room for another client now`);
     throw new WasmguardError("EPROTO", `Not a relay: ${this.#host} answered with status ${status}`);
   }

@@ -10,6 +10,7 @@ import { type AddressInfo, connect, createServer, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
+import { connect as connectTls } from "node:tls";
 import { fileURLToPath } from "node:url";
 import { suite } from "uvu";
 import { WebSocketServer } from "ws";
@@ -29,6 +30,7 @@ import { UdpTransport } from "../../host/transport/udp.ts";
 import { WebSocketTransport } from "../../host/transport/websocket.ts";
 import { build, type Bytes, UDP } from "../offload/oracle.ts";
 import { Stream } from "../sim/random.ts";
+import { TLS_CERT, TLS_KEY } from "./localhost-tls.ts";
 import { between, until } from "./pair.ts";
 
 const TOKEN = "a secret of this test, with ünusual signs";
@@ -518,6 +520,20 @@ relays("a peer whose port is closed is no end of the client", async () => {
   await new Promise<void>((resolve) => peer.bind(port, "127.0.0.1", resolve));
   client.send(dataMessage(40), loopback(port));
   await until(() => got.some(([bytes]) => bytes.length === 40), "a datagram after the peer came back");
+});
+
+relays("TLS of its own", async () => {
+  const { port, path } = await start({ tls: { cert: TLS_CERT, key: TLS_KEY } });
+  const socket = connectTls({ port, host: "127.0.0.1", servername: "localhost", ca: TLS_CERT });
+  opened.push({ close: () => socket.destroy() });
+  await once(socket, "secureConnect");
+  const headers = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n";
+  socket.write(`GET ${path} HTTP/1.1\r\nHost: localhost\r\n${headers}\r\n`);
+  const [head] = (await once(socket, "data")) as [Buffer];
+  assert.match(head.toString("latin1"), /^HTTP\/1\.1 101/);
+  socket.write(frame(2, dataMessage(64)));
+  await until(() => got.length === 1, "a datagram");
+  assert.equal(await statusOf(port, path), 0); // without TLS
 });
 
 relays("a port that is taken is said so", async () => {
