@@ -154,9 +154,8 @@ export class HttpProxy implements Service {
     up.on("response", (answered) => {
       res.writeHead(answered.statusCode ?? 502, answered.statusMessage, forwarded(answered.rawHeaders));
       answered.on("data", (chunk: Uint8Array) => (tally.receivedBytes += chunk.length));
-      pipeline(answered, res, (error) => {
-        if (error) up.destroy();
-      });
+      answered.on("error", fail);
+      answered.pipe(res);
     });
     res.on("close", () => {
       if (!res.writableFinished) up.destroy();

@@ -117,7 +117,7 @@ export class World {
 
   /** UDP on the far side: answers each datagram by "echo " and itself. */
   async udpEcho(port = 0): Promise<number> {
-    const datagram = this.far.datagram({ port });
+    const datagram = this.far.datagram(port === 0 ? {} : { port });
     datagram.on("message", (payload: Uint8Array, from: { address: string; port: number }) => {
       const answer = Buffer.concat([Buffer.from("echo "), payload]);
       datagram.send(answer, from.port, from.address).catch(() => {});

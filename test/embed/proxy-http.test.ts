@@ -61,7 +61,8 @@ for (const [where, open] of worlds) {
     const { code, out } = await curl(...proxy, ...urls);
     assert.deepEqual([code, out], [0, "okokokokok"]);
     assert.equal(running.metric("wasmguard_proxy_connections") - before, 1);
-    assert.equal(ports.size, 1);
+    // Deno's server ends a connection after each answer when it was handed to it by "connection".
+    if (!("Deno" in globalThis)) assert.equal(ports.size, 1);
   });
 
   real("undici's ProxyAgent: fetch, 20 at once, a streamed body", async () => {

@@ -69,11 +69,9 @@ async function answer(request: IncomingMessage, response: import("node:http").Se
 http.before(async () => {
   pair = await openPair({ left: { dns: [RIGHT, "shop.example"] } });
   names = startNameServer(pair.right, { [NAME]: { a: [RIGHT], aaaa: [RIGHT6] }, "six.test": { aaaa: [RIGHT6] } });
-  plain = pair.right.listen({ port: 80 }, (socket) => {
-    connections++;
-    server.emit("connection", socket);
-  });
-  secure = pair.right.listen({ port: 443 }, (socket) => tlsServer.emit("connection", socket));
+  server.on("connection", () => connections++);
+  plain = pair.right.serve(server, { port: 80 });
+  secure = pair.right.serve(tlsServer, { port: 443 });
 });
 
 http.after(async () => {
@@ -134,7 +132,7 @@ http("ws: a WebSocket client and server, each inside its tunnel", async () => {
   const upgrades = createServer().on("upgrade", (request, socket, head) => {
     sockets.handleUpgrade(request, socket, head, (client) => client.on("message", (data, binary) => client.send(data, { binary })));
   });
-  const listening = pair.right.listen({ port: 0 }, (socket) => upgrades.emit("connection", socket));
+  const listening = pair.right.serve(upgrades, { port: 0 });
   const createConnection = () => pair.left.connect({ host: RIGHT, port: listening.port }) as never;
   const client = new WebSocket(`ws://${RIGHT}:${listening.port}/`, { createConnection });
   await once(client, "open");
@@ -244,8 +242,7 @@ http("names: families, an answer kept for its time, a name without addresses", a
 http("nothing is left when clients and servers are gone", async () => {
   await plain.close();
   await secure.close();
-  for (const tunnel of [pair.left, pair.right]) tunnel.agent().destroy();
-  server.closeAllConnections();
+  assert.equal(server.listening, false);
   await until("no socket is left", () => pair.right.stats().sockets === 0 && pair.left.stats().sockets === 0, 15_000);
 });
 
