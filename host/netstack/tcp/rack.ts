@@ -1,5 +1,6 @@
 // RACK, RFC 8985 §6: what was sent long enough before something that has arrived is lost. It finds retransmissions that
 // were lost again, and tolerates the reordering that it has seen. Times are ms with fractions, of the layer's clock.
+// Which was sent first is told by a count, not by the clock, which stands still within a batch.
 // Rejected: counting duplicate ACKs alone (RFC 6675): at 5 % loss every lost retransmission costs a time-out.
 
 import { difference } from "./sequence.ts";
@@ -11,9 +12,9 @@ const PERSIST_RECOVERIES = 16;
 const MIN_RTT_WINDOW_MS = 300_000;
 
 export class Rack {
-  /** when what arrived last was sent, and where it ended */
-  sentAt = -1;
-  end = 0;
+  /** which transmission of all this was that was sent last of those that arrived, and where it ended */
+  private order = -1;
+  private end = 0;
   /** round trip of that, ms */
   rtt = 0;
   minRtt = Infinity;
@@ -41,8 +42,8 @@ export class Rack {
     }
     if (end > this.highest) this.highest = end;
     else if (!transmission.retransmitted && end < this.highest) this.reordered = true;
-    if (!this.isAfter(transmission.sentAt, end)) return;
-    this.sentAt = transmission.sentAt;
+    if (transmission.order < this.order || (transmission.order === this.order && end <= this.end)) return;
+    this.order = transmission.order;
     this.end = end;
     this.rtt = rtt;
   }
@@ -53,14 +54,9 @@ export class Rack {
     this.minRttAt = now;
   }
 
-  /** Whether that was sent after what this remembers */
-  private isAfter(sentAt: number, end: number): boolean {
-    return sentAt > this.sentAt || (sentAt === this.sentAt && end > this.end);
-  }
-
   /** Whether what arrived was sent after this one */
   isBehind(transmission: Transmission): boolean {
-    return transmission.sentAt < this.sentAt || (transmission.sentAt === this.sentAt && transmission.end < this.end);
+    return transmission.order < this.order || (transmission.order === this.order && transmission.end < this.end);
   }
 
   /** §6.2 step 4: a DSACK says that we were too quick. Call once an ACK that carries one. */

@@ -16,6 +16,8 @@ export class Transmission {
   end = 0;
   /** the last time, ms */
   sentAt = 0;
+  /** which transmission of all it was, the last time */
+  order = 0;
   /** bytes of each segment of it */
   mss = 0;
   state = IN_FLIGHT;
@@ -40,6 +42,8 @@ export class Scoreboard {
   inFlight = 0;
   lost = 0;
   sacked = 0;
+  /** of those in flight, what was sent again */
+  again = 0;
   count = 0;
 
   // What the last ACK brought: reset by begin().
@@ -60,6 +64,7 @@ export class Scoreboard {
   private lostHint: Transmission | null = null;
   private spare: Transmission | null = null;
   private spareCount = 0;
+  private order = 0;
 
   /** @param clockOffset  TSval = floor(ms) + this */
   constructor(clockOffset: number) {
@@ -83,12 +88,15 @@ export class Scoreboard {
 
   /** Call after a lost range, or the last one, was sent again. */
   sentAgain(t: Transmission, mss: number, now: number): void {
+    const len = t.end - t.start;
     if (t.state === LOST) {
-      this.lost -= t.end - t.start;
-      this.inFlight += t.end - t.start;
+      this.lost -= len;
+      this.inFlight += len;
     } else {
+      if (t.retransmitted) this.again -= len;
       this.unlinkByTime(t);
     }
+    this.again += len;
     t.state = IN_FLIGHT;
     t.retransmitted = true;
     t.mss = mss;
@@ -187,9 +195,14 @@ export class Scoreboard {
 
   /** Takes bytes of `t` out of the sums. */
   private forget(t: Transmission, len: number): void {
-    if (t.state === IN_FLIGHT) this.inFlight -= len;
-    else if (t.state === LOST) this.lost -= len;
-    else this.sacked -= len;
+    if (t.state === IN_FLIGHT) {
+      this.inFlight -= len;
+      if (t.retransmitted) this.again -= len;
+    } else if (t.state === LOST) {
+      this.lost -= len;
+    } else {
+      this.sacked -= len;
+    }
   }
 
   /**
@@ -269,6 +282,7 @@ export class Scoreboard {
       if (t.state !== LOST) continue;
       this.lost -= t.end - t.start;
       this.inFlight += t.end - t.start;
+      if (t.retransmitted) this.again += t.end - t.start;
       t.state = IN_FLIGHT;
       this.insertByTime(t);
     }
@@ -278,6 +292,7 @@ export class Scoreboard {
   private markLost(t: Transmission): void {
     const len = t.end - t.start;
     this.inFlight -= len;
+    if (t.retransmitted) this.again -= len;
     this.lost += len;
     this.unlinkByTime(t);
     t.state = LOST;
@@ -296,6 +311,7 @@ export class Scoreboard {
     const most = Math.max(mss, room - (room % mss));
     for (let next = t.next; next !== null && next.state === LOST && t.end - t.start < most; next = t.next) {
       t.end = next.end;
+      t.retransmitted ||= next.retransmitted;
       this.remove(next, t);
     }
     if (t.end - t.start > most) this.split(t, t.start + most);
@@ -309,14 +325,9 @@ export class Scoreboard {
     return tail.end - tail.start > mss ? this.split(tail, tail.end - mss) : tail;
   }
 
-  /** Whether some SACKed range lies above something that is not */
-  get hasGap(): boolean {
-    return this.sacked > 0;
-  }
-
   clear(): void {
     this.head = this.tail = this.oldest = this.newest = this.cursor = this.lostHint = this.spare = null;
-    this.inFlight = this.lost = this.sacked = this.count = this.spareCount = 0;
+    this.inFlight = this.lost = this.sacked = this.again = this.count = this.spareCount = 0;
   }
 
   /** Cuts `t` at `at`. @returns the second part */
@@ -325,6 +336,7 @@ export class Scoreboard {
     second.start = at;
     second.end = t.end;
     second.sentAt = t.sentAt;
+    second.order = t.order;
     second.mss = t.mss;
     second.state = t.state;
     second.retransmitted = t.retransmitted;
@@ -374,6 +386,7 @@ export class Scoreboard {
   }
 
   private appendByTime(t: Transmission): void {
+    t.order = this.order++;
     t.older = this.newest;
     t.newer = null;
     if (this.newest === null) this.oldest = t;
@@ -383,7 +396,7 @@ export class Scoreboard {
 
   private insertByTime(t: Transmission): void {
     let after = this.newest;
-    while (after !== null && (after.sentAt > t.sentAt || (after.sentAt === t.sentAt && after.end > t.end))) {
+    while (after !== null && (after.order > t.order || (after.order === t.order && after.end > t.end))) {
       after = after.older;
     }
     t.older = after;

@@ -244,8 +244,8 @@ export class Sender {
 
   private endRecovery(echo: number | null): void {
     const stamp = this.retransmitStamp;
-    if (echo !== null && stamp !== null && echoesBefore(echo, stamp)) {
-      // RFC 3522: what is acknowledged was sent before anything was sent again. Nothing had been lost.
+    if (echo !== null && stamp !== null && this.scoreboard.again === 0 && echoesBefore(echo, stamp)) {
+      // RFC 3522: what is acknowledged was sent before anything was sent again, and that was all. Nothing had been lost.
       this.scoreboard.unmarkLost();
       this.congestion.undo();
     } else if (this.una < this.recovery.point) {
