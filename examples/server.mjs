@@ -10,7 +10,7 @@ const tunnel = await Tunnel.open(await readFile(conf, "utf8"));
 const http = createServer((request, response) => {
   response.end(`Hello ${request.socket.remoteAddress}, you asked for ${request.url}\n`);
 });
-const server = tunnel.listen({ port: Number(port) }, (socket) => http.emit("connection", socket));
+const server = tunnel.serve(http, { port: Number(port) });
 tunnel.on("handshake", ({ peer }) => console.log(`handshake with ${peer}`));
 console.log(`http://${tunnel.addresses[0]}:${server.port}/`);
 

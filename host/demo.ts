@@ -36,7 +36,7 @@ async function serve(presharedKey: string): Promise<void> {
     response.on("drain", more);
     return more();
   });
-  tunnel.listen({ port: 80 }, (socket) => http.emit("connection", socket.on("error", () => {})));
+  tunnel.serve(http, { port: 80 });
   parentPort!.on("message", async (message: string) => {
     if (message !== "close") return tunnel.setPeer({ publicKey: message, presharedKey, allowedIps: [`${CLIENT}/32`] });
     parentPort!.postMessage(tunnel.stats());

@@ -8,6 +8,7 @@
 import { EventEmitter } from "node:events";
 import type { AgentOptions } from "node:http";
 import type { AgentOptions as HttpsAgentOptions } from "node:https";
+import type { Server as NetServer } from "node:net";
 import type { ConnectionOptions } from "node:tls";
 import { type Config, type PeerConfig, toDeviceChange } from "../config.ts";
 import { type CoreBuild, compileCore, pickBuild } from "../core.ts";
@@ -31,7 +32,7 @@ import { DatagramSocket } from "./datagram.ts";
 import { dial, formatTarget } from "./dial.ts";
 import { EventReader, type TunnelEvents } from "./events.ts";
 import { type FetchAgents, tunnelFetch } from "./fetch.ts";
-import { Server } from "./server.ts";
+import { Server, serveWhile } from "./server.ts";
 import { type PeerSettings, type TunnelConfig, readConfig, readPeer } from "./settings.ts";
 import { StreamSocket } from "./socket.ts";
 import type {
@@ -229,7 +230,7 @@ export class Tunnel extends EventEmitter<TunnelEvents> implements Dialer, AsyncD
   }
 
   /** @throws WasmguardError EADDRINUSE, EADDRNOTAVAIL */
-  listen(options: ListenOptions, onSocket: (socket: TunnelSocket) => void): TunnelServer {
+  listen(options: ListenOptions, onSocket: (socket: TunnelSocket) => void): Server {
     this.#checkOpen("listen");
     const { port, host, backlog, allowHalfOpen, signal } = options;
     checkPort("listen on", port, 0);
@@ -242,10 +243,28 @@ export class Tunnel extends EventEmitter<TunnelEvents> implements Dialer, AsyncD
       socket.once("close", () => this.#sockets.delete(socket));
       onSocket(socket);
     };
-    const server = new Server(listener, () => this.#servers.delete(server));
+    const server = new Server(listener);
     this.#servers.add(server);
-    server.stopListening = onAbort(signal, () => void server.close());
+    const stop = onAbort(signal, () => void server.close());
+    server.onClosed(() => {
+      stop();
+      this.#servers.delete(server);
+    });
     return server;
+  }
+
+  /**
+   * Lets a server of Node's (http, https, tls, net) serve a port of the tunnel: `tunnel.serve(createServer(handler), { port })`.
+   * It does not listen on this machine.
+   * @throws WasmguardError EADDRINUSE, EADDRNOTAVAIL
+   */
+  serve(server: NetServer, options: ListenOptions): TunnelServer {
+    const listening = this.listen(options, (socket) => {
+      // As with a port of the machine, a client that resets its connection is nobody's error.
+      socket.on("error", () => {});
+      server.emit("connection", socket);
+    });
+    return serveWhile(server, listening);
   }
 
   /** @throws WasmguardError EADDRINUSE, EADDRNOTAVAIL */
