@@ -2,11 +2,11 @@
 // core reports, by what a resolver found and by time. Pure: no clock, no timer, no resolver in here (endpoints.ts).
 //
 // The rules. An address on which a handshake completed is kept while the peer lives: whatever the resolver says, and
-// wherever the peer roamed. One that does not answer is left for the next one of the name, IPv6 and IPv4 by turns, after
-// one initiation when it never worked and after a few when it did. A name is asked for again when its time to live ends
-// and when handshakes fail. Rejected: to send to all addresses at once (RFC 8305 has streams to choose from, a peer has
-// one endpoint), and to ask for names only at failure: with a default route through the tunnel no resolver may be in
-// reach by then, and what was learnt before is all there is.
+// wherever the peer roamed. One that does not answer is left for the next one of the name, IPv6 and IPv4 by turns,
+// after one initiation when it never worked and after a few when it did. A name is asked for again when its time to
+// live ends and when handshakes fail. Rejected: to send to all addresses at once (RFC 8305 has streams to choose from,
+// a peer has one endpoint), and to ask for names only at failure: with a default route through the tunnel no resolver
+// may be in reach by then, and what was learnt before is all there is.
 
 import { REJECT_AFTER_TIME_MS, REKEY_TIMEOUT_MS } from "../assembly/protocol.ts";
 import type { IpAddress } from "./ip.ts";
@@ -68,7 +68,9 @@ export class EndpointChoice {
   initiationSent(now: number): Decision {
     this.#unanswered++;
     const patience = this.#proven ? PROVEN_INITIATION_COUNT : FRESH_INITIATION_COUNT;
-    if (this.#unanswered >= patience && this.#hasOther() && this.#leaveAt === Infinity) this.#leaveAt = now + ANSWER_TIME_MS;
+    if (this.#unanswered >= patience && this.#hasOther() && this.#leaveAt === Infinity) {
+      this.#leaveAt = now + ANSWER_TIME_MS;
+    }
     return { use: null, resolve: this.#unanswered === PROVEN_INITIATION_COUNT };
   }
 
@@ -167,10 +169,14 @@ function alternate(addresses: readonly IpAddress[]): IpAddress[] {
   const first = unique.filter(({ family }) => family === unique[0].family);
   const other = unique.filter(({ family }) => family !== unique[0].family);
   const turns: IpAddress[] = [];
-  for (let i = 0; i < Math.max(first.length, other.length); i++) turns.push(...first.slice(i, i + 1), ...other.slice(i, i + 1));
+  for (let i = 0; i < Math.max(first.length, other.length); i++) {
+    turns.push(...first.slice(i, i + 1), ...other.slice(i, i + 1));
+  }
   return turns;
 }
 
 function indexOf(addresses: readonly IpAddress[], { address }: IpAddress): number {
-  return addresses.findIndex((ip) => ip.address.length === address.length && ip.address.every((byte, i) => byte === address[i]));
+  return addresses.findIndex((ip) =>
+    ip.address.length === address.length && ip.address.every((byte, i) => byte === address[i])
+  );
 }

@@ -1,13 +1,18 @@
-// Endpoints by name, kept up to date: asks the resolver, tells the rules (endpoint-choice.ts) what it found and what the
-// core reports, sets the endpoints that they choose. One timer for all names, and none when every endpoint is an address.
+// Endpoints by name, kept up to date: asks the resolver, tells the rules (endpoint-choice.ts) what it found and what
+// the core reports, sets the endpoints that they choose. One timer for all names, and none when every endpoint is an
+// address.
 //
-// Addresses come from getaddrinfo, as with wg: /etc/hosts, mDNS and whatever else the machine has, best first. Their time
-// to live comes from the DNS beside it, when that knows the same name; else they hold for INTERVAL_MS. A resolver of our
-// own for everything was rejected: it would not find what every other program on the machine finds.
+// Addresses come from getaddrinfo, as with wg: /etc/hosts, mDNS and whatever else the machine has, best first. Their
+// time to live comes from the DNS beside it, when that knows the same name; else they hold for INTERVAL_MS. A resolver
+// of our own for everything was rejected: it would not find what every other program on the machine finds.
 
 import { promises as dns } from "node:dns";
 import {
-  EVENT_HANDSHAKE_COMPLETE, EVENT_HANDSHAKE_GIVEN_UP, EVENT_INITIATION_SENT, EVENT_PEER_SILENT, EVENT_ROAMED,
+  EVENT_HANDSHAKE_COMPLETE,
+  EVENT_HANDSHAKE_GIVEN_UP,
+  EVENT_INITIATION_SENT,
+  EVENT_PEER_SILENT,
+  EVENT_ROAMED,
   EVENT_SESSION_CONFIRMED,
 } from "../assembly/abi.ts";
 import { type Config, unresolvedHosts } from "./config.ts";
@@ -116,8 +121,9 @@ export class EndpointKeeper {
     if (type === EVENT_INITIATION_SENT) this.#decide(peer, name, peer.choice.initiationSent(now));
     else if (type === EVENT_HANDSHAKE_COMPLETE || type === EVENT_SESSION_CONFIRMED) peer.choice.answered(now);
     else if (type === EVENT_ROAMED) peer.choice.roamed(now);
-    else if (type === EVENT_HANDSHAKE_GIVEN_UP || type === EVENT_PEER_SILENT) this.#decide(peer, name, peer.choice.failed());
-    else return;
+    else if (type === EVENT_HANDSHAKE_GIVEN_UP || type === EVENT_PEER_SILENT) {
+      this.#decide(peer, name, peer.choice.failed());
+    } else return;
     this.#step();
   }
 
@@ -166,7 +172,8 @@ export class EndpointKeeper {
     if (use === null) return;
     const endpoint: Endpoint = { ...use, port: peer.port, scope: 0 };
     this.#log.verbose(`Endpoint of ${peer.host}: ${formatEndpoint(endpoint)}`);
-    const failed = (error: unknown): void => this.#log.error(`Cannot set the endpoint ${formatEndpoint(endpoint)}: ${describe(error)}`);
+    const failed = (error: unknown): void =>
+      this.#log.error(`Cannot set the endpoint ${formatEndpoint(endpoint)}: ${describe(error)}`);
     try {
       Promise.resolve(this.#options.setEndpoint(peer.publicKey, endpoint)).catch(failed);
     } catch (error) {
@@ -176,8 +183,10 @@ export class EndpointKeeper {
 }
 
 /** The peers of a configuration whose endpoints a keeper has to look after; none when all are addresses. */
-export function namedPeers(config: Config): NamedPeer[] {
-  return config.peers.flatMap(({ publicKey, endpoint }) => (endpoint && !isAddress(endpoint.host) ? [{ publicKey, ...endpoint }] : []));
+export function namedPeers({ peers }: Config): NamedPeer[] {
+  return peers.flatMap(({ publicKey, endpoint }) => {
+    return endpoint && !isAddress(endpoint.host) ? [{ publicKey, ...endpoint }] : [];
+  });
 }
 
 export interface ResolveOptions {

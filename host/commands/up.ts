@@ -1,6 +1,6 @@
-// wasmguard up: what `wg-quick up` does, with the daemon in the same process. It reads the file itself, so that no secret
-// goes from process to process; in the background it is the same command in a session of its own (commands/daemon.ts).
-// A signal takes the tunnel down as `wasmguard down` would, hooks and all.
+// wasmguard up: what `wg-quick up` does, with the daemon in the same process. It reads the file itself, so that no
+// secret goes from process to process; in the background it is the same command in a session of its own
+// (commands/daemon.ts). A signal takes the tunnel down as `wasmguard down` would, hooks and all.
 
 import process from "node:process";
 import { Daemon } from "../daemon.ts";
@@ -111,7 +111,9 @@ class Tunnel {
     await runHooks(quick, config.interface.preUp);
     const { signal } = this.#starting;
     const onRetry = (host: string, code: string, delayMs: number): void =>
-      system.say(`[!] ${host} cannot be resolved yet (${code}), trying again in ${(delayMs / 1000).toFixed(2)} seconds`);
+      system.say(
+        `[!] ${host} cannot be resolved yet (${code}), trying again in ${(delayMs / 1000).toFixed(2)} seconds`,
+      );
     const resolved = await resolveNames(config, { retries: resolutionRetries(), signal, onRetry });
     system.say(`[#] wasmguard ${name}`);
     const daemon = await this.#startDaemon();

@@ -1,18 +1,25 @@
-// Name servers of the configuration: by resolvconf, as wg-quick does, else by systemd-resolved. In another namespace it is
-// /etc/netns/NAME/resolv.conf, which `ip netns exec` shows to what it runs.
+// Name servers of the configuration: by resolvconf, as wg-quick does, else by systemd-resolved. In another namespace
+// it is /etc/netns/NAME/resolv.conf, which `ip netns exec` shows to what it runs.
 
 import { existsSync, mkdirSync, readFileSync, rmdirSync, rmSync, writeFileSync } from "node:fs";
 import { WasmguardError } from "../errors.ts";
 import { formatIp } from "../ip.ts";
 import type { Quick } from "./link.ts";
 
-/** Sets the name servers; nothing when the configuration has none. @throws WasmguardError ERR_NO_RESOLVCONF, ERR_COMMAND */
+/**
+ * Sets the name servers; nothing when the configuration has none.
+ * @throws WasmguardError ERR_NO_RESOLVCONF, ERR_COMMAND
+ */
 export async function setDns(quick: Quick): Promise<void> {
   const { name, config, system, namespace } = quick;
   const { dns, searchDomains } = config.interface;
   if (dns.length === 0) return;
   const servers = dns.map(({ address }) => formatIp(address));
-  const text = [...servers.map((server) => `nameserver ${server}`), ...(searchDomains.length ? [`search ${searchDomains.join(" ")}`] : []), ""].join("\n");
+  const text = [
+    ...servers.map((server) => `nameserver ${server}`),
+    ...(searchDomains.length ? [`search ${searchDomains.join(" ")}`] : []),
+    "",
+  ].join("\n");
   if (namespace !== undefined) return setNamespaceDns(quick, namespace, text);
   if (system.has("resolvconf")) {
     await system.run(["resolvconf", "-a", `${interfacePrefix(quick)}${name}`, "-m", "0", "-x"], text);
@@ -38,8 +45,8 @@ export async function unsetDns(quick: Quick): Promise<void> {
 /** Debian's resolvconf puts interfaces in an order by their names: "tun." before ours gives it a place there. */
 function interfacePrefix({ system }: Quick): string {
   const lines = system.read("/etc/resolvconf/interface-order").split("\n");
-  const first = lines.map((line) => /^([A-Za-z0-9-]+)\*$/.exec(line.trim())?.[1]).find((prefix) => prefix !== undefined);
-  return first === undefined ? "" : `${first}.`;
+  const prefixes = lines.flatMap((line) => /^([A-Za-z0-9-]+)\*$/.exec(line.trim())?.[1] ?? []);
+  return prefixes.length === 0 ? "" : `${prefixes[0]}.`;
 }
 
 function setNamespaceDns({ name, system }: Quick, namespace: string, text: string): void {

@@ -1,7 +1,7 @@
-// Rules that go with a default route: packets to the tunnel's addresses must come out of the tunnel, or somebody on the
-// local network could reach them (CVE-2019-14899), and replies to the daemon's marked datagrams carry the mark again, so
-// that the reverse path filter looks them up as it should. By nft where it is, else by iptables; the names are
-// wg-quick's, so that either command takes away what the other made.
+// Rules that go with a default route: packets to the tunnel's addresses must come out of the tunnel, or somebody on
+// the local network could reach them (CVE-2019-14899), and replies to the daemon's marked datagrams carry the mark
+// again, so that the reverse path filter looks them up as it should. By nft where it is, else by iptables; the names
+// are wg-quick's, so that either command takes away what the other made.
 
 import { WasmguardError } from "../errors.ts";
 import type { Family } from "../ip.ts";
@@ -21,7 +21,10 @@ export async function addFirewall(quick: Quick, family: Family, mark: number): P
   } else if (system.has(restore)) {
     await system.run([restore, "-n"], iptablesRules(name, addresses, mark));
   } else {
-    throw new WasmguardError("ERR_NO_FIREWALL", `A default route needs nft or ${restore}, and neither is installed (or Table = off)`);
+    throw new WasmguardError(
+      "ERR_NO_FIREWALL",
+      `A default route needs nft or ${restore}, and neither is installed (or Table = off)`,
+    );
   }
 }
 
@@ -49,7 +52,9 @@ export async function removeFirewall({ name, system }: Quick): Promise<void> {
   for (const iptables of ["iptables", "ip6tables"]) {
     if (!system.has(`${iptables}-save`)) continue;
     const lines = (await system.query([`${iptables}-save`])).split("\n");
-    const kept = lines.filter((line) => line.startsWith("*") || line === "COMMIT" || (line.startsWith("-A") && line.endsWith(marker(name))));
+    const kept = lines.filter((line) =>
+      line.startsWith("*") || line === "COMMIT" || (line.startsWith("-A") && line.endsWith(marker(name)))
+    );
     if (!kept.some((line) => line.startsWith("-A"))) continue;
     await system.run([`${iptables}-restore`, "-n"], kept.map((line) => `${line.replace(/^-A/, "-D")}\n`).join(""));
   }
@@ -73,7 +78,9 @@ function nftRules(name: string, family: Family, addresses: string[], mark: numbe
     chain("preraw", "prerouting", -300),
     chain("premangle", "prerouting", -150),
     chain("postmangle", "postrouting", -150),
-    ...addresses.map((address) => `add rule ${table} preraw iifname != "${name}" ${ip} daddr ${address} fib saddr type != local drop`),
+    ...addresses.map((address) =>
+      `add rule ${table} preraw iifname != "${name}" ${ip} daddr ${address} fib saddr type != local drop`
+    ),
     `add rule ${table} postmangle meta l4proto udp mark ${mark} ct mark set mark`,
     `add rule ${table} premangle meta l4proto udp meta mark set ct mark`,
     "",
@@ -84,7 +91,9 @@ function iptablesRules(name: string, addresses: string[], mark: number): string 
   const end = marker(name);
   return [
     "*raw",
-    ...addresses.map((address) => `-I PREROUTING ! -i ${name} -d ${address} -m addrtype ! --src-type LOCAL -j DROP ${end}`),
+    ...addresses.map((address) =>
+      `-I PREROUTING ! -i ${name} -d ${address} -m addrtype ! --src-type LOCAL -j DROP ${end}`
+    ),
     "COMMIT",
     "*mangle",
     `-I POSTROUTING -m mark --mark ${mark} -p udp -j CONNMARK --save-mark ${end}`,

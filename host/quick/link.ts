@@ -78,7 +78,7 @@ async function chooseMtu({ config, system }: Quick, endpoints: readonly IpAddres
   return (mtu || MTU_DEFAULT) - OVERHEAD;
 }
 
-/** The MTU of a route as `ip` prints it, or of its device; 0 = not known. The socket is in our namespace, so is the path. */
+/** The MTU of a route as `ip` prints it, or of its device; 0 = not known. Asked in our namespace, the socket's. */
 async function routeMtu(system: System, route: string): Promise<number> {
   const own = /mtu (\d+)/.exec(route);
   if (own) return Number(own[1]);
@@ -90,7 +90,7 @@ async function routeMtu(system: System, route: string): Promise<number> {
 /** fe80::/64, RFC 4291 §2.5.6 */
 const LINK_LOCAL = /^fe80::[^/]*\/64$/;
 
-/** The addresses of the interface as the system has them now; without those that the kernel gave it, as to every TUN. */
+/** The addresses of the interface as the system has them; without those that the kernel gives to every TUN. */
 export async function currentAddresses(quick: Quick): Promise<string[]> {
   const line = await quick.system.query(ip(quick, "-brief", "address", "show", "dev", quick.name));
   const configured = quick.config.interface.addresses.map(formatPrefix);

@@ -1,5 +1,5 @@
-// Where an interface was put that is not in our network namespace: a note beside its socket, for down. The socket itself
-// cannot tell, and to look for the interface in every namespace could find another one of the same name.
+// Where an interface was put that is not in our network namespace: a note beside its socket, for down. The socket
+// itself cannot tell, and to look for the interface in every namespace could find another one of the same name.
 
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import process from "node:process";

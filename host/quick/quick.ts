@@ -30,7 +30,12 @@ export interface Progress {
  * clean up after, by takeBack().
  * @param endpoints  of the peers, as far as they are known
  */
-export async function bringUp(quick: Quick, device: MarkedDevice, endpoints: readonly IpAddress[], progress: Progress): Promise<void> {
+export async function bringUp(
+  quick: Quick,
+  device: MarkedDevice,
+  endpoints: readonly IpAddress[],
+  progress: Progress,
+): Promise<void> {
   if (quick.namespace !== undefined) await moveLink(quick, endpoints);
   await addAddresses(quick);
   await setUp(quick, endpoints);
@@ -45,7 +50,12 @@ export async function bringUp(quick: Quick, device: MarkedDevice, endpoints: rea
  * @param fwmark  of the device, 0 = none
  * @param allowedIps  of all its peers
  */
-export async function takeBack(quick: Quick, fwmark: number, allowedIps: AllowedIp[], progress: Progress): Promise<void> {
+export async function takeBack(
+  quick: Quick,
+  fwmark: number,
+  allowedIps: AllowedIp[],
+  progress: Progress,
+): Promise<void> {
   const steps = [
     () => (progress.dns ? unsetDns(quick) : undefined),
     () => (progress.firewall ? removeFirewall(quick) : undefined),

@@ -4,7 +4,7 @@
 //
 // In another namespace none of that is needed: the socket is not there, so the default route is a plain one.
 
-import { formatPrefix, type AllowedIp } from "../ip.ts";
+import { type AllowedIp, formatPrefix } from "../ip.ts";
 import { addFirewall } from "./firewall.ts";
 import { familyFlag, ip, type Quick } from "./link.ts";
 
@@ -23,6 +23,10 @@ export async function addRoutes(quick: Quick, device: MarkedDevice, onFirewall: 
   const { config, name, system } = quick;
   const { table = "auto" } = config.interface;
   if (table === "off") return;
+  const isCovered = async (prefix: AllowedIp): Promise<boolean> => {
+    const match = ["route", "show", "dev", name, "match", formatPrefix(prefix)];
+    return (await system.query(ip(quick, familyFlag(prefix), ...match))) !== "";
+  };
   for (const prefix of sortedPrefixes(config.peers.flatMap((peer) => peer.allowedIps))) {
     const flag = familyFlag(prefix);
     const add = (...more: string[]): Promise<void> =>
@@ -30,11 +34,16 @@ export async function addRoutes(quick: Quick, device: MarkedDevice, onFirewall: 
     if (table !== "auto") await add("table", table);
     else if (prefix.cidr === 0 && quick.namespace === undefined) await addDefault(quick, prefix, device, onFirewall);
     // The network of one of its addresses covers it: the kernel made that route.
-    else if ((await system.query(ip(quick, flag, "route", "show", "dev", name, "match", formatPrefix(prefix)))) === "") await add();
+    else if (!(await isCovered(prefix))) await add();
   }
 }
 
-async function addDefault(quick: Quick, prefix: AllowedIp, device: MarkedDevice, onFirewall: () => void): Promise<void> {
+async function addDefault(
+  quick: Quick,
+  prefix: AllowedIp,
+  device: MarkedDevice,
+  onFirewall: () => void,
+): Promise<void> {
   const { name, system } = quick;
   let mark = device.fwmark();
   if (mark === 0) {
@@ -53,7 +62,9 @@ async function addDefault(quick: Quick, prefix: AllowedIp, device: MarkedDevice,
 
 async function freeTable({ system }: Quick): Promise<number> {
   for (let table = TABLE_FIRST; ; table++) {
-    const routes = await Promise.all(["-4", "-6"].map((flag) => system.query(["ip", flag, "route", "show", "table", String(table)])));
+    const routes = await Promise.all(
+      ["-4", "-6"].map((flag) => system.query(["ip", flag, "route", "show", "table", String(table)])),
+    );
     if (routes.every((text) => text.trim() === "")) return table;
   }
 }
@@ -67,7 +78,9 @@ const RULE_MAX_COUNT = 64;
  */
 export async function removeRules(quick: Quick, mark: number, allowedIps: readonly AllowedIp[]): Promise<void> {
   const { table = "auto" } = quick.config.interface;
-  if (table !== "auto" || quick.namespace !== undefined || mark === 0 || allowedIps.every(({ cidr }) => cidr !== 0)) return;
+  if (table !== "auto" || quick.namespace !== undefined || mark === 0 || allowedIps.every(({ cidr }) => cidr !== 0)) {
+    return;
+  }
   for (const flag of ["-4", "-6"]) {
     const count = await removeEach(quick, flag, `lookup ${mark}`, ["table", String(mark)], RULE_MAX_COUNT);
     // One came with each of ours; wg-quick takes those of other tunnels, too.
@@ -77,7 +90,13 @@ export async function removeRules(quick: Quick, mark: number, allowedIps: readon
 }
 
 /** @returns how many there were, `most` at most */
-async function removeEach({ system }: Quick, flag: string, shown: string, rule: string[], most: number): Promise<number> {
+async function removeEach(
+  { system }: Quick,
+  flag: string,
+  shown: string,
+  rule: string[],
+  most: number,
+): Promise<number> {
   for (let count = 0; count < most; count++) {
     const rules = (await system.query(["ip", flag, "rule", "show"])).split("\n");
     if (!rules.some((line) => line.trimEnd().endsWith(shown))) return count;

@@ -31,8 +31,16 @@ export async function saveConfig(quick: Quick, path: string, state: DeviceState)
   }
 }
 
-/** @param addresses  of the interface, as text @param mtu  of the interface; only kept where the configuration had one */
-export function formatConfig({ config }: Pick<Quick, "config">, state: DeviceState, addresses: string[], mtu?: number): string {
+/**
+ * @param addresses  of the interface, as text
+ * @param mtu  of the interface; only kept where the configuration had one
+ */
+export function formatConfig(
+  { config }: Pick<Quick, "config">,
+  state: DeviceState,
+  addresses: string[],
+  mtu?: number,
+): string {
   const { dns, searchDomains, mtu: configured, table, saveConfig, preUp, postUp, preDown, postDown } = config.interface;
   const names = new Map(config.peers.map(({ publicKey, endpoint }) => [encodeBase64Key(publicKey), endpoint]));
   const sections = [

@@ -1,5 +1,5 @@
-// What the system tests of up and down share: two namespaces, the other end in one of them, the file of the interface and
-// our command in the other.
+// What the system tests of up and down share: two namespaces, the other end in one of them, the file of the interface
+// and our command in the other.
 
 import assert from "node:assert";
 import type { Lab, Namespace, Output } from "./netlab.ts";
@@ -23,7 +23,12 @@ export const BEYOND = { 4: "203.0.113.5", 6: "2001:db8::5" } as const;
 
 export async function site(lab: Lab, ours: Implementation, theirs: Implementation): Promise<Site> {
   const [here, there] = [lab.namespace("a"), lab.namespace("b")];
-  lab.connect([here, LINK.a, `${OUTER.a[4]}/24`, `${OUTER.a[6]}/64`], [there, LINK.b, `${OUTER.b[4]}/24`, `${OUTER.b[6]}/64`]);
+  lab.connect([here, LINK.a, `${OUTER.a[4]}/24`, `${OUTER.a[6]}/64`], [
+    there,
+    LINK.b,
+    `${OUTER.b[4]}/24`,
+    `${OUTER.b[6]}/64`,
+  ]);
   const other = await Side.start(there, "b", theirs);
   const keys = newKeys();
   await other.set(

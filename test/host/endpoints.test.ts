@@ -4,13 +4,24 @@
 import assert from "node:assert";
 import { suite } from "uvu";
 import {
-  EVENT_HANDSHAKE_COMPLETE, EVENT_HANDSHAKE_GIVEN_UP, EVENT_INITIATION_SENT, EVENT_KEEPALIVE_SENT, EVENT_PEER_SILENT,
-  EVENT_ROAMED, EVENT_SESSION_CONFIRMED,
+  EVENT_HANDSHAKE_COMPLETE,
+  EVENT_HANDSHAKE_GIVEN_UP,
+  EVENT_INITIATION_SENT,
+  EVENT_KEEPALIVE_SENT,
+  EVENT_PEER_SILENT,
+  EVENT_ROAMED,
+  EVENT_SESSION_CONFIRMED,
 } from "../../assembly/abi.ts";
 import { parseConfig } from "../../host/config.ts";
 import { EndpointChoice, NameSchedule } from "../../host/endpoint-choice.ts";
 import {
-  EndpointKeeper, type KeeperClock, type NameResolver, namedPeers, type Resolution, resolveNames, systemResolver,
+  EndpointKeeper,
+  type KeeperClock,
+  namedPeers,
+  type NameResolver,
+  type Resolution,
+  resolveNames,
+  systemResolver,
 } from "../../host/endpoints.ts";
 import { formatEndpoint } from "../../host/endpoint.ts";
 import { formatIp, type IpAddress, parseIp } from "../../host/ip.ts";
@@ -120,7 +131,10 @@ choices("every sequence of six events keeps the rules", () => {
   type Step = (choice: EndpointChoice, now: number) => { use: IpAddress | null };
   const answers = [[A], [B, SIX], [A, B, C]];
   const steps: { name: string; run: Step }[] = [
-    ...answers.map((addresses, i) => ({ name: `answer${i}`, run: (choice: EndpointChoice, now: number) => choice.resolved(addresses, now) })),
+    ...answers.map((addresses, i) => ({
+      name: `answer${i}`,
+      run: (choice: EndpointChoice, now: number) => choice.resolved(addresses, now),
+    })),
     { name: "initiation", run: (choice, now) => choice.initiationSent(now) },
     { name: "answered", run: (choice, now) => (choice.answered(now), { use: null }) },
     { name: "roamed", run: (choice, now) => (choice.roamed(now), { use: null }) },
@@ -272,7 +286,9 @@ function bench(hosts: string[], options: { resolved?: Map<string, Resolution>; f
       set.push(`${publicKey[0]} ${formatEndpoint(endpoint)}`);
       if (options.fail) throw options.fail;
     },
-    resolver, clock, resolved: options.resolved,
+    resolver,
+    clock,
+    resolved: options.resolved,
   });
   return { clock, keeper, asked, set, answers };
 }
@@ -416,7 +432,8 @@ keepers.run();
 
 const first = suite("names of a configuration");
 
-const PEER = (endpoint: string): string => `[Peer]\nPublicKey=${Buffer.alloc(32, 7).toString("base64")}\nEndpoint=${endpoint}\n`;
+const PEER = (endpoint: string): string =>
+  `[Peer]\nPublicKey=${Buffer.alloc(32, 7).toString("base64")}\nEndpoint=${endpoint}\n`;
 const config = parseConfig(PEER("a.example:1") + PEER("b.example:2") + PEER("10.0.0.9:3") + PEER("a.example:4"));
 
 function failure(code: string): Error {
@@ -424,7 +441,11 @@ function failure(code: string): Error {
 }
 
 first("only peers with names are kept", () => {
-  assert.deepEqual(namedPeers(config).map(({ host, port }) => `${host}:${port}`), ["a.example:1", "b.example:2", "a.example:4"]);
+  assert.deepEqual(namedPeers(config).map(({ host, port }) => `${host}:${port}`), [
+    "a.example:1",
+    "b.example:2",
+    "a.example:4",
+  ]);
 });
 
 first("each is resolved once, and again while the resolver is not there", async () => {
@@ -436,7 +457,11 @@ first("each is resolved once, and again while the resolver is not there", async 
     return { addresses: [A] };
   };
   const retries: string[] = [];
-  const work = resolveNames(config, { resolver, clock, onRetry: (host, code, ms) => retries.push(`${host} ${code} ${ms}`) });
+  const work = resolveNames(config, {
+    resolver,
+    clock,
+    onRetry: (host, code, ms) => retries.push(`${host} ${code} ${ms}`),
+  });
   await clock.advance(10_000);
   assert.deepEqual([...(await work).keys()], ["a.example", "b.example"]);
   assert.deepEqual(retries, ["b.example EAI_AGAIN 1000", "b.example EAI_AGAIN 1200", "b.example EAI_AGAIN 1440"]);
@@ -451,7 +476,10 @@ first("a name that does not exist fails at once, one without an answer after fif
       throw failure(code);
     };
     const work = resolveNames(parseConfig(PEER("a.example:1")), { resolver, clock });
-    const ended = assert.rejects(work, (error: Error & { code: string }) => error.code === code && /Cannot resolve a\.example: /.test(error.message));
+    const ended = assert.rejects(
+      work,
+      (error: Error & { code: string }) => error.code === code && /Cannot resolve a\.example: /.test(error.message),
+    );
     await clock.advance(1e6);
     await ended;
     assert.equal(asked, attempts);
@@ -473,7 +501,10 @@ first("a signal ends the waiting, and its timer", async () => {
 first("the system's resolver knows localhost, and that .invalid does not exist", async () => {
   const { addresses } = await systemResolver("localhost");
   assert.ok(addresses.some((ip) => ["127.0.0.1", "::1"].includes(text(ip)!)), addresses.map(text).join());
-  await assert.rejects(systemResolver("nothing.invalid"), (error: { code: string }) => /^(ENOTFOUND|EAI_AGAIN)$/.test(error.code));
+  await assert.rejects(
+    systemResolver("nothing.invalid"),
+    (error: { code: string }) => /^(ENOTFOUND|EAI_AGAIN)$/.test(error.code),
+  );
 });
 
 first.run();

@@ -3,9 +3,19 @@
 
 import assert from "node:assert";
 import { execFileSync } from "node:child_process";
-import { chmodSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import process from "node:process";
 import { suite } from "uvu";
 import { parseConfig } from "../../host/config.ts";
@@ -18,7 +28,7 @@ import type { Quick } from "../../host/quick/link.ts";
 import { bringUp, type Progress, runHooks, takeBack, takeDown } from "../../host/quick/quick.ts";
 import { sortedPrefixes } from "../../host/quick/routes.ts";
 import { formatConfig } from "../../host/quick/save.ts";
-import type { System } from "../../host/quick/system.ts";
+import { LinuxSystem, type System } from "../../host/quick/system.ts";
 import { cannotRun } from "../helpers/namespace.ts";
 
 const KEY = Buffer.alloc(32, 7).toString("base64");
@@ -43,7 +53,8 @@ interface Case extends Machine {
 }
 
 const PROGRAMS = ["nft", "resolvconf", "bash"];
-const ADDRESS_4 = `2: ${NAME}    inet 10.1.0.1/24 scope global ${NAME}\\       valid_lft forever preferred_lft forever\n`;
+const ADDRESS_4 =
+  `2: ${NAME}    inet 10.1.0.1/24 scope global ${NAME}\\       valid_lft forever preferred_lft forever\n`;
 const ADDRESS_6 = `2: ${NAME}    inet6 fd01::1/64 scope global \\       valid_lft forever preferred_lft forever\n`;
 
 const rules = (family: 4 | 6, mark: number): string[] => {
@@ -105,7 +116,12 @@ const CASES: Case[] = [
       "ip link show dev eth7": "2: eth7: mtu 1480\n",
       "ip link show dev eth8": "3: eth8: mtu 9000\n",
     },
-    up: ["interface", `ip -4 address add 10.1.0.1/24 dev ${NAME}`, `ip link set mtu 1400 up dev ${NAME}`, `ip -4 route add 10.1.0.2/32 dev ${NAME}`],
+    up: [
+      "interface",
+      `ip -4 address add 10.1.0.1/24 dev ${NAME}`,
+      `ip link set mtu 1400 up dev ${NAME}`,
+      `ip -4 route add 10.1.0.2/32 dev ${NAME}`,
+    ],
     down: [`ip link delete dev ${NAME}`],
   },
   {
@@ -113,7 +129,14 @@ const CASES: Case[] = [
     interface:
       "PostDown = hook postdown %i\nPreUp = hook preup %i %i\nMTU = 1280\nTable = off\nPostUp = hook postup one\nPostUp = hook postup two; hook three\nPreDown = hook predown",
     peer: "AllowedIPs = 0.0.0.0/0, 10.0.0.0/8",
-    up: [`hook preup ${NAME} ${NAME}`, "interface", `ip link set mtu 1280 up dev ${NAME}`, "hook postup one", "hook postup two", "hook three"],
+    up: [
+      `hook preup ${NAME} ${NAME}`,
+      "interface",
+      `ip link set mtu 1280 up dev ${NAME}`,
+      "hook postup one",
+      "hook postup two",
+      "hook three",
+    ],
     down: ["hook predown", `ip link delete dev ${NAME}`, `hook postdown ${NAME}`],
   },
   {
@@ -137,9 +160,12 @@ const CASES: Case[] = [
       "ip -6 route show table 51820": "default dev other metric 1024\n",
       [`ip -o -4 addr show dev ${NAME}`]: ADDRESS_4,
       [`ip -o -6 addr show dev ${NAME}`]: ADDRESS_6,
-      "ip -4 rule show": "0:\tfrom all lookup local\n32764:\tfrom all lookup main suppress_prefixlength 0\n32765:\tnot from all fwmark 0xca6d lookup 51821\n",
-      "ip -6 rule show": "0:\tfrom all lookup local\n32764:\tfrom all lookup main suppress_prefixlength 0\n32765:\tnot from all fwmark 0xca6d lookup 51821\n",
-      "nft list tables": `table inet filter\ntable ip wg-quick-${NAME}\ntable ip6 wg-quick-${NAME}\ntable ip wg-quick-${NAME}x\n`,
+      "ip -4 rule show":
+        "0:\tfrom all lookup local\n32764:\tfrom all lookup main suppress_prefixlength 0\n32765:\tnot from all fwmark 0xca6d lookup 51821\n",
+      "ip -6 rule show":
+        "0:\tfrom all lookup local\n32764:\tfrom all lookup main suppress_prefixlength 0\n32765:\tnot from all fwmark 0xca6d lookup 51821\n",
+      "nft list tables":
+        `table inet filter\ntable ip wg-quick-${NAME}\ntable ip6 wg-quick-${NAME}\ntable ip wg-quick-${NAME}x\n`,
     },
     up: [
       "interface",
@@ -187,10 +213,19 @@ const CASES: Case[] = [
     name: "iptables where there is no nft",
     interface: "Address = 10.1.0.1/24",
     peer: "AllowedIPs = 0.0.0.0/0",
-    programs: ["bash", "iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore"],
+    programs: [
+      "bash",
+      "iptables",
+      "iptables-save",
+      "iptables-restore",
+      "ip6tables",
+      "ip6tables-save",
+      "ip6tables-restore",
+    ],
     answers: {
       [`ip -o -4 addr show dev ${NAME}`]: ADDRESS_4,
-      "iptables-save": `*raw\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -d 10.1.0.1/32 ! -i ${NAME} -m comment --comment "wg-quick(8) rule for ${NAME}"\n` +
+      "iptables-save":
+        `*raw\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -d 10.1.0.1/32 ! -i ${NAME} -m comment --comment "wg-quick(8) rule for ${NAME}"\n` +
         `-A PREROUTING -i other -j DROP\nCOMMIT\n`,
       "ip6tables-save": "*raw\n-A PREROUTING -i other -j DROP\nCOMMIT\n",
     },
@@ -301,7 +336,9 @@ function prepare(each: Pick<Case, "interface" | "peer"> & Machine, namespace?: s
   const machine = new PaperMachine(each);
   const config = parseConfig(configText(each));
   const quick: Quick = { name: NAME, config, system: machine, namespace };
-  const endpoints = config.peers.flatMap(({ endpoint }) => (endpoint ? [toEndpoint(endpoint.host, endpoint.port)] : []));
+  const endpoints = config.peers.flatMap((
+    { endpoint },
+  ) => (endpoint ? [toEndpoint(endpoint.host, endpoint.port)] : []));
   let mark = config.interface.fwmark ?? 0;
   const device = {
     fwmark: () => mark,
@@ -311,10 +348,18 @@ function prepare(each: Pick<Case, "interface" | "peer"> & Machine, namespace?: s
     },
   };
   const state = (): DeviceState => ({
-    privateKey: config.interface.privateKey!, listenPort: 0, fwmark: mark,
+    privateKey: config.interface.privateKey!,
+    listenPort: 0,
+    fwmark: mark,
     peers: config.peers.map(({ publicKey, allowedIps }) => ({
-      publicKey, allowedIps, presharedKey: new Uint8Array(32), endpoint: null, lastHandshake: { sec: 0, nsec: 0 },
-      txBytes: 0n, rxBytes: 0n, persistentKeepalive: 0,
+      publicKey,
+      allowedIps,
+      presharedKey: new Uint8Array(32),
+      endpoint: null,
+      lastHandshake: { sec: 0, nsec: 0 },
+      txBytes: 0n,
+      rxBytes: 0n,
+      persistentKeepalive: 0,
     })),
   });
   const progress: Progress = { dns: false, firewall: false };
@@ -345,7 +390,9 @@ tables("name servers by resolvectl where there is no resolvconf", async () => {
   const { machine: system, quick, state, up } = prepare(machine);
   await up();
   assert.deepEqual(system.done.slice(2), [
-    `resolvectl dns ${NAME} 10.1.0.53`, `resolvectl domain ${NAME} ~. corp.example`, `resolvectl default-route ${NAME} true`,
+    `resolvectl dns ${NAME} 10.1.0.53`,
+    `resolvectl domain ${NAME} ~. corp.example`,
+    `resolvectl default-route ${NAME} true`,
   ]);
   system.done.length = 0;
   await takeDown(quick, { path: "", state: state(), removeInterface: async () => {} });
@@ -353,7 +400,10 @@ tables("name servers by resolvectl where there is no resolvconf", async () => {
 });
 
 tables("what is needed and not installed is named", async () => {
-  await assert.rejects(prepare({ interface: "DNS = 10.1.0.53", peer: "", programs: [] }).up(), /resolvconf or resolvectl/);
+  await assert.rejects(
+    prepare({ interface: "DNS = 10.1.0.53", peer: "", programs: [] }).up(),
+    /resolvconf or resolvectl/,
+  );
   const peer = "AllowedIPs = 0.0.0.0/0";
   await assert.rejects(prepare({ interface: "", peer, programs: [] }).up(), /nft or iptables-restore/);
 });
@@ -395,7 +445,8 @@ tables("whichever step fails, what was done is taken back", async () => {
     machine.failing = "nothing";
     const prefixes = config.peers.flatMap((peer) => peer.allowedIps);
     await takeBack(quick, mark(), prefixes, progress);
-    const isAfter = (other: string): boolean => all.up.indexOf(failing) >= all.up.indexOf(other) || failing === "hook up";
+    const isAfter = (other: string): boolean =>
+      all.up.indexOf(failing) >= all.up.indexOf(other) || failing === "hook up";
     const dns = failing === "resolvconf -a" || isAfter(`wg set ${NAME} fwmark 51821`);
     const firewall = isAfter("nft");
     const expected = [
@@ -422,19 +473,32 @@ tables("a PreDown that fails stops down before anything is changed", async () =>
   await up();
   machine.done.length = 0;
   machine.failing = "no";
-  await assert.rejects(takeDown(quick, { path: "", state: state(), removeInterface: async () => assert.fail() }), /failed/);
+  await assert.rejects(
+    takeDown(quick, { path: "", state: state(), removeInterface: async () => assert.fail() }),
+    /failed/,
+  );
   assert.deepEqual(machine.done, ["no"]);
 });
 
 tables("prefixes in wg-quick's order, each once", () => {
-  const given = ["0.0.0.0/0", "10.0.0.0/8", "::/0", "10.0.0.0/8", "fd00::/8", "9.0.0.0/8", "10.1.1.1/32", "fd00::1/128"];
+  const given = [
+    "0.0.0.0/0",
+    "10.0.0.0/8",
+    "::/0",
+    "10.0.0.0/8",
+    "fd00::/8",
+    "9.0.0.0/8",
+    "10.1.1.1/32",
+    "fd00::1/128",
+  ];
   const sorted = sortedPrefixes(given.map((text) => parsePrefix(text))).map(formatPrefix);
   assert.deepEqual(sorted, ["fd00::1/128", "10.1.1.1/32", "fd00::/8", "9.0.0.0/8", "10.0.0.0/8", "::/0", "0.0.0.0/0"]);
 });
 
 tables("SaveConfig: what wg-quick keeps, and names; our own parser reads it", () => {
   const text = configText({
-    interface: "Address = 10.1.0.1/24\nMTU = 1300\nTable = 77\nDNS = 10.1.0.53, corp.example\nSaveConfig = true\nPreUp = a %i\nPostUp = b\nPreDown = c\nPostDown = d",
+    interface:
+      "Address = 10.1.0.1/24\nMTU = 1300\nTable = 77\nDNS = 10.1.0.53, corp.example\nSaveConfig = true\nPreUp = a %i\nPostUp = b\nPreDown = c\nPostDown = d",
     peer: "AllowedIPs = 10.1.0.0/24\nEndpoint = vpn.example:51820",
   });
   const config = parseConfig(text);
@@ -443,14 +507,22 @@ tables("SaveConfig: what wg-quick keeps, and names; our own parser reads it", ()
   device.peers[0].allowedIps = [parsePrefix("10.1.0.0/24"), parsePrefix("fd01::/64")];
   device.peers[0].endpoint = { ...toEndpoint("198.51.100.7", 9), scope: 0 };
   device.peers[0].persistentKeepalive = 25;
-  device.peers.push({ ...device.peers[0], publicKey: new Uint8Array(32).fill(8), presharedKey: new Uint8Array(32).fill(9), allowedIps: [], persistentKeepalive: 0 });
+  device.peers.push({
+    ...device.peers[0],
+    publicKey: new Uint8Array(32).fill(8),
+    presharedKey: new Uint8Array(32).fill(9),
+    allowedIps: [],
+    persistentKeepalive: 0,
+  });
   const saved = formatConfig({ config }, device, ["10.1.0.1/24", "10.1.0.9/32"], 1280);
   assert.equal(
     saved,
     "[Interface]\nAddress = 10.1.0.1/24\nAddress = 10.1.0.9/32\nDNS = 10.1.0.53\nDNS = corp.example\nMTU = 1280\nTable = 77\nSaveConfig = true\n" +
       `PreUp = a %i\nPostUp = b\nPreDown = c\nPostDown = d\nListenPort = 5\nFwMark = 0x42\nPrivateKey = ${KEY}\n\n` +
       `[Peer]\nPublicKey = ${KEY}\nAllowedIPs = 10.1.0.0/24, fd01::/64\nEndpoint = vpn.example:51820\nPersistentKeepalive = 25\n\n` +
-      `[Peer]\nPublicKey = ${encodeBase64Key(device.peers[1].publicKey)}\nPresharedKey = ${encodeBase64Key(device.peers[1].presharedKey)}\n` +
+      `[Peer]\nPublicKey = ${encodeBase64Key(device.peers[1].publicKey)}\nPresharedKey = ${
+        encodeBase64Key(device.peers[1].presharedKey)
+      }\n` +
       "Endpoint = 198.51.100.7:9\n",
   );
   assert.equal(parseConfig(saved).interface.mtu, 1280);
@@ -490,6 +562,53 @@ files("a name is looked up, a path taken as it is; links are followed; others' e
 
 files.run();
 
+const commands = suite("commands of the system");
+
+commands("one that fails is an error that names it; input is handed over, read or not", async () => {
+  const system = new LinuxSystem();
+  system.say = () => {};
+  const file = join(mkdtempSync(join(tmpdir(), "quick-")), "file");
+  await system.run(["sh", "-c", `cat > ${file}`], "text\n");
+  assert.equal(readFileSync(file, "utf8"), "text\n");
+  rmSync(dirname(file), { recursive: true });
+  const code = "ERR_COMMAND";
+  await assert.rejects(system.run(["false", "1"]), { code, message: `"false 1" ended with 1` });
+  await assert.rejects(system.run(["no-such-program"]), { code, message: `"no-such-program" cannot run: ENOENT` });
+  await assert.rejects(system.shell("exit 7", undefined), { code, message: `"exit 7" ended with 7` });
+  await assert.rejects(system.shell("kill -9 $$", undefined), { message: `"kill -9 $$" ended with SIGKILL` });
+  await system.run(["true"], "x".repeat(1 << 20)); // ended before it read that
+});
+
+commands("questions never fail", async () => {
+  const system = new LinuxSystem();
+  assert.equal(await system.query(["echo", "yes"]), "yes\n");
+  assert.equal(await system.query(["sh", "-c", "echo no; exit 1"]), "");
+  assert.equal(await system.query(["no-such-program"]), "");
+  assert.equal(system.read("/no/such/file"), "");
+  assert.deepEqual([system.has("sh"), system.has("no-such-program")], [true, false]);
+});
+
+commands("a hook may leave something running that holds its output", async () => {
+  const system = new LinuxSystem();
+  system.say = () => {};
+  const file = join(mkdtempSync(join(tmpdir(), "quick-")), "pid");
+  await system.shell(`sleep 60 & echo $! > ${file}`, undefined);
+  process.kill(Number(readFileSync(file, "utf8")), "SIGKILL"); // it runs still
+  rmSync(dirname(file), { recursive: true });
+});
+
+commands("aborted, it ends what runs and runs no more", async () => {
+  const aborter = new AbortController();
+  const system = new LinuxSystem(aborter.signal);
+  system.say = () => {};
+  const running = assert.rejects(system.shell("exec sleep 60", undefined), /enough/);
+  setTimeout(() => aborter.abort(new Error("enough")), 50);
+  await running;
+  await assert.rejects(system.run(["true"]), /enough/);
+});
+
+commands.run();
+
 // The stand-in for ip, wg, nft and the others: writes down what changes something, answers what asks.
 const STAND_IN = `#!/bin/bash
 here="\${0%/*}"; me="\${0##*/}"; line="$me\${1:+ }$*"
@@ -528,14 +647,19 @@ function wgQuick(each: Case): { up: string[]; down: string[] } {
       [`wg show ${NAME} endpoints`]: `${KEY}\t${/Endpoint = (.*)/.exec(each.peer)?.[1] ?? "(none)"}\n`,
     };
     mkdirSync(join(folder, "answers"));
-    for (const [line, text] of Object.entries(answers)) writeFileSync(join(folder, "answers", line.replaceAll("/", "|")), text);
+    for (const [line, text] of Object.entries(answers)) {
+      writeFileSync(join(folder, "answers", line.replaceAll("/", "|")), text);
+    }
     const { fwmark } = config.interface;
     writeFileSync(join(folder, "fwmark"), fwmark ? `0x${fwmark.toString(16)}\n` : "off\n");
     const file = join(folder, `${NAME}.conf`);
     writeFileSync(file, configText(each), { mode: 0o600 });
     const [up, down] = ["up", "down"].map((command) => {
       writeFileSync(join(folder, "log"), "");
-      execFileSync("/bin/bash", [join(folder, "wg-quick"), command, file], { env: { PATH: "/usr/bin:/bin" }, stdio: "pipe" });
+      execFileSync("/bin/bash", [join(folder, "wg-quick"), command, file], {
+        env: { PATH: "/usr/bin:/bin" },
+        stdio: "pipe",
+      });
       return readFileSync(join(folder, "log"), "utf8").split("\n").filter(Boolean).map((line) => line.trimEnd());
     });
     return { up, down };

@@ -1,5 +1,5 @@
-// Endpoints by name, in namespaces that have name servers and hosts files of their own: a name that moves is followed, by
-// its time to live and by handshakes that fail; the addresses of a name are tried in turn.
+// Endpoints by name, in namespaces that have name servers and hosts files of their own: a name that moves is followed,
+// by its time to live and by handshakes that fail; the addresses of a name are tried in turn.
 
 import assert from "node:assert";
 import { mkdirSync, readdirSync, rmdirSync, rmSync, writeFileSync } from "node:fs";
@@ -32,7 +32,11 @@ socket.bind(53, address, () => console.log("bound"));
 
 systemSuite("endpoints by name", (test) => {
   /** Files that `ip netns exec` shows in place of the machine's. */
-  async function withFiles(namespace: Namespace, files: Record<string, string>, run: (folder: string) => Promise<void>): Promise<void> {
+  async function withFiles(
+    namespace: Namespace,
+    files: Record<string, string>,
+    run: (folder: string) => Promise<void>,
+  ): Promise<void> {
     const folder = `/etc/netns/${namespace.name}`;
     mkdirSync(folder, { recursive: true });
     try {
@@ -53,30 +57,42 @@ systemSuite("endpoints by name", (test) => {
       const records = lab.file(`1 ${DEAD}`);
       const server = place.other.namespace.start(["node", "-e", NAME_SERVER, records, OUTER.b[4]]);
       await until("the name server", () => server.output().includes("bound"));
-      await withFiles(place.here, { "resolv.conf": `nameserver ${OUTER.b[4]}\n`, hosts: "127.0.0.1 localhost\n" }, async () => {
-        const file = configure(place, { endpoint: `vpn.example:${PORT.b}` });
-        await succeed(place, ["up", file]);
-        assert.match(await place.here.run(`wg show ${place.name} endpoints`), new RegExp(`\t${DEAD}:${PORT.b}$`));
-        writeFileSync(records, `1 ${OUTER.b[4]}`);
-        // No packet, no handshake: it is the time to live that ends.
-        await until("the new address", async () => (await place.here.run(`wg show ${place.name} endpoints`)).endsWith(`\t${OUTER.b[4]}:${PORT.b}`), 9000);
-        await ping(place.here, INNER.b[4]);
-        // It lives: no answer moves it now.
-        writeFileSync(records, `1 ${DEAD}`);
-        await sleep(6000);
-        await place.here.run(`ping -n -c 1 -W 1 ${INNER.b[4]}`);
-        await succeed(place, ["down", file]);
-      });
+      await withFiles(
+        place.here,
+        { "resolv.conf": `nameserver ${OUTER.b[4]}\n`, hosts: "127.0.0.1 localhost\n" },
+        async () => {
+          const file = configure(place, { endpoint: `vpn.example:${PORT.b}` });
+          await succeed(place, ["up", file]);
+          assert.match(await place.here.run(`wg show ${place.name} endpoints`), new RegExp(`\t${DEAD}:${PORT.b}$`));
+          writeFileSync(records, `1 ${OUTER.b[4]}`);
+          // No packet, no handshake: it is the time to live that ends.
+          await until(
+            "the new address",
+            async () => (await place.here.run(`wg show ${place.name} endpoints`)).endsWith(`\t${OUTER.b[4]}:${PORT.b}`),
+            9000,
+          );
+          await ping(place.here, INNER.b[4]);
+          // It lives: no answer moves it now.
+          writeFileSync(records, `1 ${DEAD}`);
+          await sleep(6000);
+          await place.here.run(`ping -n -c 1 -W 1 ${INNER.b[4]}`);
+          await succeed(place, ["down", file]);
+        },
+      );
     };
     const byFailure = async (): Promise<void> => {
       const place = await site(lab, ours, theirs);
-      await withFiles(place.here, { "resolv.conf": "nameserver 127.0.0.1\n", hosts: `${DEAD} vpn.example\n` }, async (folder) => {
-        const file = configure(place, { endpoint: `vpn.example:${PORT.b}` });
-        await succeed(place, ["up", file]);
-        writeFileSync(join(folder, "hosts"), `${OUTER.b[4]} vpn.example\n`);
-        await place.here.run(`ping -n -i 0.5 -c 1 -w 25 ${INNER.b[4]}`);
-        await succeed(place, ["down", file]);
-      });
+      await withFiles(
+        place.here,
+        { "resolv.conf": "nameserver 127.0.0.1\n", hosts: `${DEAD} vpn.example\n` },
+        async (folder) => {
+          const file = configure(place, { endpoint: `vpn.example:${PORT.b}` });
+          await succeed(place, ["up", file]);
+          writeFileSync(join(folder, "hosts"), `${OUTER.b[4]} vpn.example\n`);
+          await place.here.run(`ping -n -i 0.5 -c 1 -w 25 ${INNER.b[4]}`);
+          await succeed(place, ["down", file]);
+        },
+      );
     };
     const byRace = async (): Promise<void> => {
       const place = await site(lab, ours, theirs);

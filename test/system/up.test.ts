@@ -3,20 +3,34 @@
 
 import assert from "node:assert";
 import { execFileSync } from "node:child_process";
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { dirname, join } from "node:path";
 import process from "node:process";
 import { isRunning, type Namespace, sleep, until } from "../helpers/netlab.ts";
-import { BEYOND, command, configure, type Lines, ping, site, type Site, succeed } from "../helpers/quick.ts";
+import { BEYOND, command, configure, type Lines, ping, type Site, site, succeed } from "../helpers/quick.ts";
 import { INNER, LINK, newKeys, newPresharedKey, OUTER, PORT, socketPath, systemSuite } from "../helpers/system.ts";
 
 /** Everything that up changes. Without link-local addresses: the kernel draws them, later. */
 async function look(namespace: Namespace): Promise<Record<string, string[]>> {
   const lines = (text: string, shown = (line: string): string => line): string[] =>
-    text.split("\n").filter((line) => line.trim() !== "" && !/fe80:|ff00::/.test(line)).map((line) => shown(line.trim())).sort();
+    text.split("\n").filter((line) => line.trim() !== "" && !/fe80:|ff00::/.test(line)).map((line) =>
+      shown(line.trim())
+    ).sort();
   const ask = (line: string, shown?: (line: string) => string): string[] => lines(namespace.ip(line), shown);
   return {
-    links: ask("-o link show", (line) => `${/^\d+: ([^:@]+)/.exec(line)![1]} ${/mtu \d+/.exec(line)![0]} ${/<.*?>/.exec(line)![0]}`),
+    links: ask(
+      "-o link show",
+      (line) => `${/^\d+: ([^:@]+)/.exec(line)![1]} ${/mtu \d+/.exec(line)![0]} ${/<.*?>/.exec(line)![0]}`,
+    ),
     addresses: ask("-o address show", (line) => line.replace(/^\d+: /, "").replace(/\s+/g, " ")),
     routes4: ask("-4 route show table all"),
     routes6: ask("-6 route show table all"),
@@ -52,7 +66,9 @@ systemSuite("up and down", (test) => {
     const bin = join(lab.folder, "bin");
     mkdirSync(bin);
     const needed = ["ip", "nft", "bash", "node", "env", "ping"];
-    for (const program of needed) symlinkSync(execFileSync("sh", ["-c", `command -v ${program}`], { encoding: "utf8" }).trim(), join(bin, program));
+    for (const program of needed) {
+      symlinkSync(execFileSync("sh", ["-c", `command -v ${program}`], { encoding: "utf8" }).trim(), join(bin, program));
+    }
     const before = await look(place.here);
     const file = configure(place, {
       interface: `Address = ${INNER.a[4]}/24, ${INNER.a[6]}/64\nPreUp = ! command -v wg wg-quick wireguard-go`,
@@ -84,12 +100,23 @@ systemSuite("up and down", (test) => {
   });
 
   const files: [string, Lines][] = [
-    ["addresses and routes", { allowedIps: "10.0.0.0/8, 192.168.241.0/24, 203.0.113.0/24, 2001:db8::/32, 198.51.100.1/32" }],
-    ["default routes", { allowedIps: "0.0.0.0/0, ::/0, 10.77.0.0/16", interface: "Address = 10.1.0.1/24, 10.1.0.2/32, fd01::1/64" }],
+    ["addresses and routes", {
+      allowedIps: "10.0.0.0/8, 192.168.241.0/24, 203.0.113.0/24, 2001:db8::/32, 198.51.100.1/32",
+    }],
+    ["default routes", {
+      allowedIps: "0.0.0.0/0, ::/0, 10.77.0.0/16",
+      interface: "Address = 10.1.0.1/24, 10.1.0.2/32, fd01::1/64",
+    }],
     ["only the IPv6 default route, over IPv6", { allowedIps: "::/0", endpoint: `[${OUTER.b[6]}]:${PORT.b}` }],
-    ["a mark and an MTU", { allowedIps: "0.0.0.0/0", interface: "Address = 10.1.0.1/24\nFwMark = 0x77\nMTU = 1300\nListenPort = 7777" }],
+    ["a mark and an MTU", {
+      allowedIps: "0.0.0.0/0",
+      interface: "Address = 10.1.0.1/24\nFwMark = 0x77\nMTU = 1300\nListenPort = 7777",
+    }],
     ["Table = off", { allowedIps: "0.0.0.0/0, 10.0.0.0/8", interface: "Address = 10.1.0.1/24\nTable = off" }],
-    ["a table of its own", { allowedIps: "0.0.0.0/0, ::/0, 10.9.0.0/16", interface: "Address = 10.1.0.1/24\nTable = 4321" }],
+    ["a table of its own", {
+      allowedIps: "0.0.0.0/0, ::/0, 10.9.0.0/16",
+      interface: "Address = 10.1.0.1/24\nTable = 4321",
+    }],
     ["the two halves of everything", { allowedIps: "0.0.0.0/1, 128.0.0.0/1, ::/1, 8000::/1" }],
   ];
   test("the state of the system is the one that wg-quick makes", async ({ ours, theirs, lab }) => {
@@ -98,7 +125,10 @@ systemSuite("up and down", (test) => {
     for (const [name, lines] of files) {
       const file = configure(place, lines);
       const configuration = async (): Promise<string> =>
-        (await place.here.run(`wg showconf ${place.name}`)).replace(lines.interface?.includes("ListenPort") ? "" : /ListenPort = \d+\n/, "");
+        (await place.here.run(`wg showconf ${place.name}`)).replace(
+          lines.interface?.includes("ListenPort") ? "" : /ListenPort = \d+\n/,
+          "",
+        );
       await place.here.run(["wg-quick", "up", file], { env: { WG_QUICK_USERSPACE_IMPLEMENTATION: theirs.command[0] } });
       const wanted = { ...(await look(place.here)), configuration: await configuration() };
       await place.here.run(["wg-quick", "down", file]);
@@ -130,13 +160,18 @@ systemSuite("up and down", (test) => {
     const note = (word: string): string => `echo ${word} %i $(ip -br link show dev %i 2>/dev/null | wc -l) >> ${log}`;
     const file = configure(place, {
       interface: `Address = ${INNER.a[4]}/24\nPostDown = ${note("postdown")}\nPreDown = ${note("predown")}\n` +
-        `PreUp = ${note("preup1")}\nPreUp = ${note("preup2")}; echo to standard output\nPostUp = ${note("postup")}; ping -n -c 1 -w 9 ${INNER.b[4]}`,
+        `PreUp = ${note("preup1")}\nPreUp = ${note("preup2")}; echo to standard output\nPostUp = ${
+          note("postup")
+        }; ping -n -c 1 -w 9 ${INNER.b[4]}`,
     });
     const { stdout } = await succeed(place, ["up", file]);
     assert.equal(stdout, "");
     await succeed(place, ["down", file]);
     const wanted = ["preup1 0", "preup2 0", "postup 1", "predown 1", "postdown 0"];
-    assert.deepEqual(readFileSync(log, "utf8").trim().split("\n"), wanted.map((line) => line.replace(" ", ` ${place.name} `)));
+    assert.deepEqual(
+      readFileSync(log, "utf8").trim().split("\n"),
+      wanted.map((line) => line.replace(" ", ` ${place.name} `)),
+    );
   });
 
   test("whatever fails on the way up, nothing is left", async ({ ours, theirs, lab }) => {
@@ -145,14 +180,26 @@ systemSuite("up and down", (test) => {
     const address = `Address = ${INNER.a[4]}/24`;
     const failures: [string, Lines, RegExp][] = [
       ["PreUp", { interface: `${address}\nPreUp = exit 3` }, /"exit 3" ended with 3/],
-      ["PostUp", { interface: `${address}\nPostUp = true\nPostUp = exit 4`, allowedIps: "0.0.0.0/0, ::/0" }, /"exit 4" ended with 4/],
-      ["a route", { interface: `${address}\nTable = nosuchtable` }, /"ip -6 route add .* table nosuchtable" ended with/],
+      [
+        "PostUp",
+        { interface: `${address}\nPostUp = true\nPostUp = exit 4`, allowedIps: "0.0.0.0/0, ::/0" },
+        /"exit 4" ended with 4/,
+      ],
+      [
+        "a route",
+        { interface: `${address}\nTable = nosuchtable` },
+        /"ip -6 route add .* table nosuchtable" ended with/,
+      ],
       ["a port in use", { interface: `${address}\nListenPort = 7000` }, /EADDRINUSE|in use/],
       ["DNS", { interface: `${address}\nDNS = 10.1.0.53`, allowedIps: "0.0.0.0/0" }, /resolvconf/],
       ["a name", { endpoint: "nothing.invalid:51820" }, /Cannot resolve nothing\.invalid: /],
       ["a key", { interface: "PrivateKy = x" }, /line 3: PrivateKy is not a key of \[Interface\]/],
     ];
-    const busy = place.here.start(["node", "-e", 'require("dgram").createSocket({type:"udp6"}).bind(7000, () => console.log("bound"))']);
+    const busy = place.here.start([
+      "node",
+      "-e",
+      'require("dgram").createSocket({type:"udp6"}).bind(7000, () => console.log("bound"))',
+    ]);
     await until("a port to be taken", () => busy.output().includes("bound"));
     for (const [name, lines, pattern] of failures) {
       if (name === "DNS" && (await place.here.try("which resolvconf resolvectl")).stdout !== "") continue;
@@ -182,9 +229,16 @@ systemSuite("up and down", (test) => {
     assert.equal(await foreground.ended(), 0, foreground.output());
     await assertGone(place, file, before);
     assert.equal(readFileSync(log, "utf8"), "predown\npostdown\n".repeat(2));
-    const slow = configure(place, { allowedIps: "0.0.0.0/0", interface: `Address = ${INNER.a[4]}/24\nPostUp = echo asleep; exec sleep 1234` });
+    const slow = configure(place, {
+      allowedIps: "0.0.0.0/0",
+      interface: `Address = ${INNER.a[4]}/24\nPostUp = echo asleep; exec sleep 1234`,
+    });
     const starting = place.here.start([...ours.command, "up", slow]);
-    await until("the hook", () => starting.output().includes("asleep\n[") || starting.output().endsWith("asleep\n"), 15_000);
+    await until(
+      "the hook",
+      () => starting.output().includes("asleep\n[") || starting.output().endsWith("asleep\n"),
+      15_000,
+    );
     await sleep(100);
     starting.signal("SIGTERM");
     assert.equal(await starting.ended(), 1, starting.output());
@@ -212,7 +266,8 @@ systemSuite("up and down", (test) => {
   test("SaveConfig keeps what wg-quick keeps, and what is saved comes up again", async ({ ours, theirs, lab }) => {
     const place = await site(lab, ours, theirs);
     const file = configure(place, {
-      interface: `Address = ${INNER.a[4]}/24, ${INNER.a[6]}/64\nMTU = 1400\nTable = auto\nSaveConfig = true\nPreUp = true %i\n` +
+      interface:
+        `Address = ${INNER.a[4]}/24, ${INNER.a[6]}/64\nMTU = 1400\nTable = auto\nSaveConfig = true\nPreUp = true %i\n` +
         "PostUp = true one; true two\nPreDown = true\nPostDown = true",
       allowedIps: "192.168.241.0/24, fd00:aa::/64",
     });
@@ -251,7 +306,9 @@ systemSuite("up and down", (test) => {
     const resolver = `/etc/netns/${inside.name}/resolv.conf`;
     const log = join(lab.folder, "hooks");
     const file = configure(place, {
-      interface: `Address = ${INNER.a[4]}/24, ${INNER.a[6]}/64\nDNS = ${BEYOND[4]}, corp.example\nPostUp = cat /etc/resolv.conf > ${log}; ip -br link show %i >> ${log}`,
+      interface: `Address = ${INNER.a[4]}/24, ${INNER.a[6]}/64\nDNS = ${
+        BEYOND[4]
+      }, corp.example\nPostUp = cat /etc/resolv.conf > ${log}; ip -br link show %i >> ${log}`,
       allowedIps: "0.0.0.0/0, ::/0",
     });
     await succeed(place, ["up", "--netns", inside.name, file]);
@@ -274,7 +331,10 @@ systemSuite("up and down", (test) => {
     await assertGone(place, file, before);
     assert.deepEqual(await look(inside), insideBefore);
     const failing = configure(place, { interface: "Address = 10.9.9.9/32\nPostUp = exit 5" });
-    assert.match((await command(place, ["up", "--netns", inside.name, failing])).stderr, /^wasmguard: "exit 5" ended with 5$/m);
+    assert.match(
+      (await command(place, ["up", "--netns", inside.name, failing])).stderr,
+      /^wasmguard: "exit 5" ended with 5$/m,
+    );
     await assertGone(place, file, before);
     assert.deepEqual(await look(inside), insideBefore);
     const output = await command(place, ["up", "--netns", "nosuchplace", file]);
