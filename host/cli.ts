@@ -20,6 +20,7 @@ const COMMANDS: Record<string, () => Promise<Command>> = {
   decode: async () => (await import("./commands/decode.ts")).command,
   genpsk: async () => (await import("./commands/keys.ts")).genpsk,
   relay: async () => (await import("./commands/relay.ts")).command,
+  proxy: async () => (await import("./commands/proxy.ts")).command,
   conform: async () => (await import("./commands/conform.ts")).command,
 };
 
@@ -35,6 +36,7 @@ const USAGE = `Usage: wasmguard [OPTIONS] INTERFACE      run a WireGuard interfa
        wasmguard pubkey < PRIVATE           write the public key of a private key
        wasmguard genpsk                     write a new preshared key
        wasmguard relay --allow HOST:PORT    carry WebSocket clients' datagrams to a peer
+       wasmguard proxy FILE.conf SERVICE... a tunnel for programs, by SOCKS5, HTTP and forwards, without privilege
        wasmguard conform                    check what a WireGuard answers, ours or another
        wasmguard --version
        wasmguard COMMAND --help             more about one of them
