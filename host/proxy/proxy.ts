@@ -156,7 +156,7 @@ export class Proxy {
     );
     if (!isChanged) return false;
     // What is still held by a service that goes, or lies in a tunnel that may change, comes last.
-    const held = new Set(changes.flatMap(({ removed }) => removed.map(place)));
+    const held = new Set(changes.flatMap(({ removed }) => removed.filter((spec) => !isAnyPort(spec)).map(place)));
     const isEarly = (spec: ServiceSpec) => !held.has(place(spec)) && !("inner" in spec);
     const undo: (() => Promise<void>)[] = [];
     try {
@@ -179,12 +179,22 @@ export class Proxy {
       throw error;
     }
     for (const { home, removed } of changes) for (const spec of removed) await home.stop(spec);
-    for (const { home, added } of changes) {
+    for (const { home, added, removed } of changes) {
       for (const spec of added.filter((each) => !isEarly(each))) {
-        await home.start(spec).catch((error: Error) => this.#options.log.error(`${home.file.path}: ${error.message}`));
+        await home.start(spec).catch((error: Error) => this.#takeBack(home, spec, removed, error));
       }
     }
     return true;
+  }
+
+  /** A service could not take the place of the one before: the old one gets it again, if it was of this file. */
+  async #takeBack(home: Home, spec: ServiceSpec, removed: ServiceSpec[], reason: Error): Promise<void> {
+    const { log } = this.#options;
+    log.error(`${home.file.path}: ${reason.message}`);
+    const before = removed.find((each) => place(each) === place(spec));
+    if (before === undefined) return;
+    log.error(`${home.file.path}: ${describe(before)} goes on as it was`);
+    await home.start(before).catch((error: Error) => log.error(`${home.file.path}: ${error.message}`));
   }
 
   #homeSettings() {
@@ -212,7 +222,7 @@ function plan(sources: readonly ProxySource[], access: FileAccess): Plan[] {
       const at = "inner" in spec ? `${i} ${place(spec)}` : place(spec);
       const before = places.get(at);
       if (before !== undefined) throw refuse(file.path, line, `${describe(spec)}: ${before} has that place already`);
-      if (!("bind" in spec) || !("port" in spec.bind) || spec.bind.port !== 0) places.set(at, describe(spec));
+      if (!isAnyPort(spec)) places.set(at, describe(spec));
     }
   }
   const names = plans.map(({ file }) => file.name);
@@ -224,6 +234,11 @@ function plan(sources: readonly ProxySource[], access: FileAccess): Plan[] {
 
 function refuse(path: string, line: number, problem: string): WasmguardError {
   return new WasmguardError("ERR_CONFIG", `${path}: ${line > 0 ? `line ${line}: ` : ""}${problem}`);
+}
+
+/** The system chooses: no other service can be in the way. */
+function isAnyPort(spec: ServiceSpec): boolean {
+  return "bind" in spec && "port" in spec.bind && spec.bind.port === 0;
 }
 
 function compare(home: Home, { services }: Plan): { added: ServiceSpec[]; removed: ServiceSpec[] } {
