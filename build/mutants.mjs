@@ -13,6 +13,9 @@ const root = join(dirname(fileURLToPath(import.meta.url)), "..");
 /** Below the project, so that its packages are found. */
 const cache = join(root, "node_modules/.cache/conform");
 
+/** How this runtime is told to run a script. */
+const run = "Deno" in globalThis ? ["run", "-A"] : [];
+
 const RECEIVE = "assembly/tunnel/receive.ts";
 const HANDSHAKES = "assembly/tunnel/handshakes.ts";
 const REPLAY = "assembly/tunnel/replay.ts";
@@ -300,7 +303,7 @@ export async function buildMutant({ name, edits }) {
   const asc = join(root, "node_modules/assemblyscript/bin/asc.js");
   const options = ["--config", "asconfig.json", "--target", "plain", "-O1", "--outFile", "dist/core-plain.wasm"];
   // Optimized a little: a core that is too slow would be under load where it should not.
-  await promisify(execFile)(process.execPath, [asc, "assembly/index.ts", ...options], { cwd: folder }).catch((error) => {
+  await promisify(execFile)(process.execPath, [...run, asc, "assembly/index.ts", ...options], { cwd: folder }).catch((error) => {
     throw new Error(`mutant "${name}":\n${error.stdout}${error.stderr}`);
   });
   await build({
@@ -321,7 +324,7 @@ export async function buildMutant({ name, edits }) {
 /** Runs checks of the unbroken dist/ against a command. @returns what --json prints */
 export function conform(command, options = []) {
   const judge = process.env.WASMGUARD_CLI || join(root, "dist/cli.js");
-  const args = ["Deno" in globalThis ? ["run", "-A", judge] : [judge], "conform", "--json", "--command", command, options].flat();
+  const args = [...run, judge, "conform", "--json", "--command", command, ...options];
   return new Promise((resolve, reject) => {
     const child = spawn(process.execPath, args, { stdio: ["ignore", "pipe", "pipe"] });
     let [out, err] = ["", ""];
@@ -340,7 +343,7 @@ export function conform(command, options = []) {
 export async function tryMutant(mutant, options) {
   const cli = await buildMutant(mutant);
   try {
-    const runtime = "Deno" in globalThis ? `${process.execPath} run -A` : process.execPath;
+    const runtime = [process.execPath, ...run].join(" ");
     const isLong = mutant.fails.some((id) => LONG.test(id));
     const report = await conform(`${runtime} ${cli} --core plain -f {iface}`, options ?? (isLong ? [] : ["--quick"]));
     const failed = report.checks.filter(({ outcome }) => outcome === "fail");

@@ -67,7 +67,7 @@ Exit code: 0 when no check failed, 1 when one did or the peer could not be tried
     const checks = chosen(values);
     if (checks.length === 0) throw new UsageError(`--only ${values.only} is in no check's name (see --list)`);
     if (values.list) {
-      for (const { id, title, source } of checks) process.stdout.write(`${id.padEnd(29)}${title} [${source}]\n`);
+      for (const { id, title, source } of checks) process.stdout.write(`${id.padEnd(32)}${title} [${source}]\n`);
       return;
     }
     const plan = process.env[PLAN];

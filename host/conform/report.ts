@@ -11,7 +11,7 @@ export interface Summary {
 const COLOUR = { pass: "32", fail: "31;1", skip: "33", dim: "2", bold: "1" } as const;
 const WORD = { pass: "ok", fail: "FAIL", skip: "skip" } as const;
 const WORD_WIDTH = 5;
-const ID_WIDTH = 29;
+const ID_WIDTH = 32;
 const WIDTH_MIN = 72;
 
 export function summarize(results: readonly Result[]): Summary {
@@ -33,12 +33,12 @@ export function formatRow({ check, outcome, seen }: Result, before: Result | und
   const isFirst = before?.check.id.split(".")[0] !== group;
   const indent = " ".repeat(WORD_WIDTH + ID_WIDTH);
   const room = Math.max(style.width, WIDTH_MIN) - indent.length;
-  const lines = wrap(check.title, room);
-  const rows = [
-    paint(outcome, WORD[outcome].padEnd(WORD_WIDTH)) + paint("bold", check.id.padEnd(ID_WIDTH)) + lines[0],
-    ...lines.slice(1).map((line) => indent + line),
-    ...wrap(check.source, room).map((line) => indent + paint("dim", line)),
-  ];
+  const rows = wrap(check.title, room).map((line) => indent + line);
+  rows[0] = paint(outcome, WORD[outcome].padEnd(WORD_WIDTH)) + paint("bold", check.id.padEnd(ID_WIDTH)) + rows[0].trimStart();
+  // The source beside the title where there is room for it.
+  const lastLength = wrap(check.title, room).at(-1)!.length;
+  if (lastLength + 2 + check.source.length <= room) rows[rows.length - 1] += `  ${paint("dim", check.source)}`;
+  else rows.push(...wrap(check.source, room).map((line) => indent + paint("dim", line)));
   if (seen) {
     const label = { pass: "seen: ", fail: "but: ", skip: "" }[outcome];
     for (const line of wrap(label + seen, room)) rows.push(indent + paint(outcome === "pass" ? "dim" : outcome, line));

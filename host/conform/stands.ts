@@ -9,6 +9,7 @@ import type { Family } from "./inner.ts";
 import { type Bytes, DH_PUBLIC } from "./noise.ts";
 import { type Address, Inbox, Port } from "./port.ts";
 import type { Stand } from "./run.ts";
+import type { Session } from "./session.ts";
 import { type Position, Stamps, type System, type Target, Trial, random } from "./trial.ts";
 import { Uapi } from "./uapi.ts";
 
@@ -26,13 +27,14 @@ export interface RemoteOptions {
 /** A peer of which we have the wire alone. */
 export function remoteStand({ address, family, publicKey, privateKey, psk, inner, listenPort }: RemoteOptions): Stand {
   const target: Target = { address, family, publicKey, stamps: new Stamps() };
+  const sessions: Session[] = [];
   return {
     has: new Set<Need>(Object.keys(inner).length > 0 ? ["inner"] : []),
     parallel: false,
     async open() {
       const inbox = new Inbox();
       const port = await Port.open(family, inbox, { port: listenPort });
-      const trial = new Trial(target, { priv: privateKey, psk, inner, port, inbox });
+      const trial = new Trial(target, { priv: privateKey, psk, inner, port, inbox, sessions });
       trial.rest();
       return trial;
     },

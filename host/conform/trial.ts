@@ -46,6 +46,8 @@ export interface Position {
   inbox: Inbox;
   /** address of `port`, where it is known */
   host?: string;
+  /** sessions that trials before this one had with the same peer: it may still send under them */
+  sessions?: Session[];
   /** makes a second position, of another peer */
   another?: () => Promise<Trial>;
 }
@@ -94,6 +96,13 @@ export interface Offer {
   state: Symmetric;
 }
 
+/** A data message of the peer's, opened. */
+export interface Packet {
+  plain: Bytes;
+  counter: bigint;
+  received: Received;
+}
+
 export interface ReplyOptions {
   timeoutMs?: number;
   /** the port of ours it has to come to; any, if not given */
@@ -117,6 +126,7 @@ export class Trial {
   onClose: () => Promise<void> = async () => {};
   readonly #position: Position;
   readonly #opened: Port[] = [];
+  readonly #sessions: Session[];
   readonly #echoId = readLe32(random(4), 0) & 0xffff;
   #sequence = 0;
   #answeredAt = 0;
@@ -129,6 +139,7 @@ export class Trial {
     this.psk = position.psk ?? NO_PSK;
     this.inbox = position.inbox;
     this.port = position.port;
+    this.#sessions = position.sessions ?? [];
   }
 
   /** Closes its ports, and what it has at the peer. */
@@ -144,8 +155,8 @@ export class Trial {
   }
 
   /** Another port of ours, closed with the trial. */
-  async openPort(host?: string): Promise<Port> {
-    const port = await Port.open(this.target.family, this.inbox, { host });
+  async openPort(host?: string, number?: number): Promise<Port> {
+    const port = await Port.open(this.target.family, this.inbox, { host, port: number });
     this.#opened.push(port);
     return port;
   }
@@ -235,7 +246,7 @@ export class Trial {
       throw new Deviation("the response does not open");
     }
     const [sending, receiving] = fork.split();
-    return new Session(sender, readLe32(bytes, 4), sending, receiving);
+    return this.#begun(new Session(sender, readLe32(bytes, 4), sending, receiving));
   }
 
   /** Sends an initiation. @returns it and what came */
@@ -311,7 +322,7 @@ export class Trial {
     const body = responseBody(state, random(32), offer.ephemeral, this.target.publicKey, psk, KEEPALIVE);
     const message = withMacs(responseMessage(sender, offer.sender, body), this.target.publicKey);
     const [receiving, sending] = state.split();
-    return { message, session: new Session(sender, offer.sender, sending, receiving) };
+    return { message, session: this.#begun(new Session(sender, offer.sender, sending, receiving)) };
   }
 
   /** Takes the peer's initiation. @returns a session under which the peer has sent something */
@@ -329,7 +340,7 @@ export class Trial {
     session: Session,
     want: (plain: Bytes) => boolean = () => true,
     { timeoutMs = ANSWER_MS, port }: ReplyOptions = {},
-  ): Promise<{ plain: Bytes; counter: bigint; received: Received } | null> {
+  ): Promise<Packet | null> {
     const wanted = (it: Received): boolean =>
       session.owns(it) && (!port || it.port === port) && want(session.open(it.bytes).plain);
     const received = await this.inbox.next(wanted, timeoutMs);
@@ -344,22 +355,33 @@ export class Trial {
     return { family, kind: "request", source: source ?? ours, destination: theirs, id: this.#echoId, sequence, data };
   }
 
-  /** The answer to an echo request, as the data message it came in. */
-  reply(session: Session, { id, sequence }: Echo, options?: ReplyOptions): ReturnType<Trial["data"]> {
-    const want = (plain: Bytes): boolean => {
-      const echo = readEcho(plain);
-      return echo?.kind === "reply" && echo.id === id && echo.sequence === sequence;
+  /**
+   * The answer to an echo request, as the data message it came in: under any session with this peer, because it may go
+   * on with the one before for a moment after a new one was confirmed.
+   */
+  async reply({ id, sequence }: Echo, { timeoutMs = ANSWER_MS, port }: ReplyOptions = {}): Promise<Packet | null> {
+    const wanted = (it: Received): boolean => {
+      const session = this.#sessions.find((session) => session.owns(it));
+      const echo = session && (!port || it.port === port) && readEcho(session.open(it.bytes).plain);
+      return echo ? echo.kind === "reply" && echo.id === id && echo.sequence === sequence : false;
     };
-    return this.data(session, want, options);
+    const received = await this.inbox.next(wanted, timeoutMs);
+    const session = received && this.#sessions.find((session) => session.owns(received));
+    return session ? { ...session.open(received.bytes), received } : null;
   }
 
   /** Sends an echo request under the session, and waits for the reply. */
   async echo(
     session: Session,
     options: { counter?: bigint; from?: Port; family?: Family; size?: number } & ReplyOptions = {},
-  ): ReturnType<Trial["data"]> {
+  ): Promise<Packet | null> {
     const request = this.request(options);
     await this.send(session.seal(echoPacket(request), options.counter), options.from);
-    return this.reply(session, request, options);
+    return this.reply(request, options);
+  }
+
+  #begun(session: Session): Session {
+    this.#sessions.push(session);
+    return session;
   }
 }

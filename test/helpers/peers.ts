@@ -20,7 +20,7 @@ export interface Implementation {
 
 export const long = process.env.WASMGUARD_LONG === "1";
 
-const CLI = process.env.WASMGUARD_CLI || fileURLToPath(new URL("../../dist/cli.js", import.meta.url));
+export const CLI = process.env.WASMGUARD_CLI || fileURLToPath(new URL("../../dist/cli.js", import.meta.url));
 
 /** Ours on one runtime. @param executable  a path of node or deno; any other program is taken as it is */
 export function onRuntime(executable: string): Implementation {

@@ -54,6 +54,6 @@ export async function unheard(
   must(await trial.echo(session), "an echo request after them is not answered");
   await sleep(SILENCE_MS);
   for (const { what, request } of requests) {
-    must(!(await trial.reply(session, request, { timeoutMs: 1 })), `${what} is taken: its echo is answered`);
+    must(!(await trial.reply(request, { timeoutMs: 1 })), `${what} is taken: its echo is answered`);
   }
 }

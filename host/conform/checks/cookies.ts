@@ -126,7 +126,7 @@ export const cookies: Check[] = [
         const other = await trial.openPort();
         must(type((await ask(trial, cookie, other)).got) === 3, "it is taken from another port");
         if (!trial.target.system) return "another port; no other address here";
-        const elsewhere = await trial.openPort(trial.system.ourOther);
+        const elsewhere = await trial.openPort(trial.system.ourOther, trial.port.number);
         must(type((await ask(trial, cookie, elsewhere)).got) === 3, "it is taken from another address");
         return "another port, another address";
       }),

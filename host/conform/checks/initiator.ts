@@ -178,7 +178,9 @@ export const initiator: Check[] = [
     run: (trial) =>
       refused(trial, [
         ["a response of 91 bytes", spoilt(trial, (message) => message.slice(0, 91))],
-        ["a response of 93 bytes", spoilt(trial, (message) => concat(message, Uint8Array.of(0)))],
+        // mac1 and mac2 are the last fields wherever the end is
+        ["a response of 93 bytes", spoilt(trial, (message) => remac(trial, concat(message, Uint8Array.of(0))))],
+        ["a response of 124 bytes", spoilt(trial, (message) => remac(trial, concat(message, new Uint8Array(32))))],
         ["a response of 60 bytes", spoilt(trial, (message) => message.slice(0, 60))],
       ]),
   },
