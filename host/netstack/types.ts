@@ -135,7 +135,12 @@ export interface TcpConnection {
   readonly readable: number;
   /** Our FIN follows what was written. write() takes nothing after it. */
   shutdown(): void;
-  /** RST, and it is over: onClosed comes with `error`. */
+  /**
+   * Nobody reads any more: like shutdown(), but what was not read, or comes later, is answered with an RST, and the
+   * connection does not wait for the peer's FIN for ever.
+   */
+  close(): void;
+  /** RST, and it is over: onClosed comes with `error`, before this returns. */
   abort(error?: Error): void;
   /** No Nagle (RFC 9293 §3.7.4); off = Nagle on. Default: no delay. */
   setNoDelay(noDelay: boolean): void;

@@ -3,7 +3,8 @@
 //
 // Every entry (a segment, a call, a timer) changes the state first, then tells the application, then sends: what a
 // callback writes or reads goes out with the same ACK. Callbacks may call anything, also abort(). Entries are bracketed by
-// home.enter() and leave(), so that a segment that arrives while we send waits until we are done.
+// home.enter() and leave(), so that a segment that arrives while we send waits until we are done. No call of the
+// application calls it back, but abort() and close(), which tell onClosed.
 
 import { WasmguardError } from "../../errors.ts";
 import { formatIp } from "../../ip.ts";
@@ -35,7 +36,10 @@ export interface Home {
   readonly budget: Budget;
   drop(reason: DropReason): void;
   enter(): void;
+  /** After a call of the application: segments that came meanwhile wait for a timer, so that no call calls back. */
   leave(): void;
+  /** After anything else. */
+  leaveAndDrain(): void;
   send(local: SocketAddress, remote: SocketAddress, header: Uint8Array, payload: Uint8Array[], gsoSize: number): void;
   /** The connection is over. @param entry  what is left of it in TIME_WAIT, or null */
   retire(connection: Connection, entry: TimeWaitEntry | null): void;
@@ -636,7 +640,7 @@ export class Connection implements TcpConnection, TableEntry<Connection>, Transm
       this.handleExpired(kind, now);
       this.finish();
     } finally {
-      this.home.leave();
+      this.home.leaveAndDrain();
     }
   }
 

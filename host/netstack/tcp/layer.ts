@@ -49,6 +49,7 @@ export class Tcp implements TransportLayer, TcpApi, Home {
   private readonly deferred: Deferred[] = [];
   /** entries that are not done */
   private depth = 0;
+  private drainTimer: unknown = null;
   private isClosed = false;
 
   constructor(ip: IpLayer) {
@@ -187,7 +188,7 @@ export class Tcp implements TransportLayer, TcpApi, Home {
     try {
       this.process(ip, segment);
     } finally {
-      this.leave();
+      this.leaveAndDrain();
     }
   }
 
@@ -203,7 +204,7 @@ export class Tcp implements TransportLayer, TcpApi, Home {
     try {
       connection.deliveryFailed(sequence, error);
     } finally {
-      this.leave();
+      this.leaveAndDrain();
     }
   }
 
@@ -214,6 +215,8 @@ export class Tcp implements TransportLayer, TcpApi, Home {
     for (const connection of [...this.connections]) connection.abort(error);
     this.timeWait.close();
     this.deferred.length = 0;
+    if (this.drainTimer !== null) this.ip.clock.clearTimer(this.drainTimer);
+    this.drainTimer = null;
   }
 
   private process(ip: IpHeader, bytes: Uint8Array): void {
@@ -332,17 +335,24 @@ export class Tcp implements TransportLayer, TcpApi, Home {
   }
 
   leave(): void {
-    if (this.depth > 1 || this.deferred.length === 0) {
-      this.depth--;
-      return;
-    }
+    this.depth--;
+    if (this.depth > 0 || this.deferred.length === 0 || this.drainTimer !== null) return;
+    this.drainTimer = this.ip.clock.setTimer(() => {
+      this.drainTimer = null;
+      this.enter();
+      this.leaveAndDrain();
+    }, 0);
+  }
+
+  leaveAndDrain(): void {
     try {
       // More may come while these are processed.
-      for (let next = this.deferred.shift(); next !== undefined; next = this.deferred.shift()) {
+      while (this.depth === 1 && this.deferred.length > 0) {
+        const next = this.deferred.shift() as Deferred;
         this.process(next.ip, next.bytes);
       }
     } finally {
-      this.depth--;
+      this.leave();
     }
   }
 
