@@ -22,7 +22,7 @@ export async function buildHost() {
     target: "node20",
     external: ["koffi"],
     // Bundled CommonJS (ws) asks for node's own modules; and ws for native helpers by the environment, which Deno guards.
-    banner: { js: 'import { createRequire } from "node:module"; const require = createRequire(import.meta.url);' },
+    banner: { js: 'import { createRequire as makeRequire } from "node:module"; const require = makeRequire(import.meta.url);' },
     define: { "process.env.WS_NO_BUFFER_UTIL": '"1"', "process.env.WS_NO_UTF_8_VALIDATE": '"1"' },
     logLevel: "error",
   });
