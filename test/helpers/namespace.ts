@@ -25,7 +25,7 @@ export class Namespace {
   readonly name = `wglinux-${process.pid}-${made++}`;
 
   constructor() {
-    if (namespaces.size === 0) {
+    if (made === 1) {
       process.on("exit", removeAll);
       for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => process.exit(1));
     }
