@@ -97,6 +97,7 @@ export function listenError(error: unknown, bind: Bind): WasmguardError {
   const words: Record<string, string> = {
     EADDRINUSE: "the address is in use",
     EADDRNOTAVAIL: "this machine has no such address",
+    EINVAL: "this machine has no such address", // what Deno makes of it
     EACCES: "it is not permitted",
     EPERM: "it is not permitted",
     ENOENT: "there is no such folder",

@@ -2,7 +2,7 @@
 // and a mounted secret is a link that is turned. What changed, and whether, is for the reader to find out. Quiet for a
 // moment first, so that a file that is being written is read once, at its end.
 
-import { type FSWatcher, watch } from "node:fs";
+import { type FSWatcher, existsSync, watch } from "node:fs";
 import { dirname } from "node:path";
 import { mayRead } from "./environment.ts";
 
@@ -34,6 +34,7 @@ export class FileWatch {
 
   #watch(target: string): boolean {
     try {
+      if (!existsSync(target)) return false; // Deno would say so later, by an event
       const watcher = watch(target, () => {
         clearTimeout(this.#timer);
         this.#timer = setTimeout(this.#onChange, QUIET_MS);
