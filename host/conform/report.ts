@@ -49,7 +49,9 @@ export function formatRow({ check, outcome, seen }: Result, before: Result | und
 export function formatSummary(results: readonly Result[], ms: number, style: Style): string {
   const { passed, failed, skipped } = summarize(results);
   const text = `${results.length} checks: ${passed} passed, ${failed} failed, ${skipped} skipped, in ${(ms / 1000).toFixed(0)} s`;
-  return style.colour ? `\x1b[${COLOUR[failed ? "fail" : "pass"]}m${text}\x1b[0m\n` : `${text}\n`;
+  const lines = [text, ...results.filter(({ outcome }) => outcome === "fail").map(({ check }) => `  failed: ${check.id}`)];
+  const code = COLOUR[failed ? "fail" : "pass"];
+  return lines.map((line) => (style.colour ? `\x1b[${code}m${line}\x1b[0m\n` : `${line}\n`)).join("");
 }
 
 /** TAP 14. https://testanything.org/tap-version-14-specification.html */

@@ -106,7 +106,7 @@ function systemOf({ namespace, interface: name, ours, theirs, mtu }: LaboratoryP
     mtu,
     ping(to, { count = 1, size = 24 } = {}) {
       const options = ["-n", "-q", "-c", String(count), "-i", "0.002", "-W", "1", "-s", String(size)];
-      execFile("ip", [...inside, "ping", ...options, to], () => {});
+      return new Promise((resolve) => void execFile("ip", [...inside, "ping", ...options, to], () => resolve()));
     },
     delivered() {
       const text = execFileSync("ip", ["-n", namespace, "-s", "-j", "link", "show", "dev", name], { encoding: "utf8" });

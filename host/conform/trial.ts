@@ -24,8 +24,8 @@ export interface Target {
 
 /** A hand on the peer's system. */
 export interface System {
-  /** pings `to` through the peer's interface, without waiting for the answers */
-  ping(to: string, options?: { count?: number; size?: number }): void;
+  /** pings `to` through the peer's interface; resolves when all are sent and the wait for answers is over */
+  ping(to: string, options?: { count?: number; size?: number }): Promise<void>;
   /** another address of ours and of the peer, outside of the tunnel */
   ourOther: string;
   theirOther: string;
@@ -301,7 +301,7 @@ export class Trial {
   /** Makes the peer begin a handshake. @throws Unable, or Deviation when it does not */
   async provoke(): Promise<Offer> {
     if (this.target.system) {
-      this.system.ping(this.inner().ours);
+      void this.system.ping(this.inner().ours);
       const offer = await this.offer();
       must(offer, "a packet for us leads to no initiation");
       return offer;

@@ -132,7 +132,7 @@ report("a table that says by words what colour says, within the width", () => {
   const coloured = RESULTS.map((result, i) => formatRow(result, RESULTS[i - 1], { ...plain, colour: true })).join("");
   // biome-ignore lint/suspicious/noControlCharactersInRegex: colours are
   assert.equal(coloured.replace(/\x1b\[[0-9;]*m/g, ""), text);
-  assert.equal(formatSummary(RESULTS, 1500, plain), "3 checks: 1 passed, 1 failed, 1 skipped, in 2 s\n");
+  assert.equal(formatSummary(RESULTS, 1500, plain), "3 checks: 1 passed, 1 failed, 1 skipped, in 2 s\n  failed: a.two\n");
 });
 
 report.run();

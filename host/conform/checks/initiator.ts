@@ -118,7 +118,7 @@ export const initiator: Check[] = [
     async run(trial) {
       await trial.provoke();
       for (let i = 0; i < 4; i++) {
-        trial.system.ping(trial.inner().ours, { count: 3 });
+        void trial.system.ping(trial.inner().ours, { count: 3 });
         must(!(await trial.offer(1050)), "another initiation");
       }
     },
@@ -292,10 +292,10 @@ export const initiator: Check[] = [
     source: "whitepaper §6.4; Linux send.c",
     needs: ["system", "inner"],
     async run(trial) {
-      trial.system.ping(trial.inner().ours, { count: 20 });
+      const sent = trial.system.ping(trial.inner().ours, { count: 20 });
       const offer = await trial.offer();
       must(offer, "packets for us lead to no initiation");
-      await sleep(600);
+      await sent;
       const { message, session } = trial.respond(offer);
       await trial.send(message);
       const came = await pings(trial, session);
@@ -311,10 +311,10 @@ export const initiator: Check[] = [
     needs: ["system", "inner"],
     async run(trial) {
       const count = STAGED_MAX + 60;
-      trial.system.ping(trial.inner().ours, { count });
+      const sent = trial.system.ping(trial.inner().ours, { count });
       const offer = await trial.offer();
       must(offer, "packets for us lead to no initiation");
-      await sleep(2000);
+      await sent;
       const { message, session } = trial.respond(offer);
       await trial.send(message);
       const came = await pings(trial, session);

@@ -65,7 +65,7 @@ export const response: Check[] = [
     needs: ["system", "inner"],
     async run(trial) {
       const session = await trial.handshake({ confirm: false });
-      trial.system.ping(trial.inner().ours);
+      void trial.system.ping(trial.inner().ours);
       must(!(await trial.data(session, undefined, { timeoutMs: 1500 })), "data before our first packet");
       await trial.send(session.seal(KEEPALIVE));
       const sent = await trial.data(session, (plain) => readEcho(plain)?.kind === "request");

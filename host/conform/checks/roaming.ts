@@ -12,7 +12,7 @@ import { flipped } from "./common.ts";
 async function destination(trial: Trial, session: Session): Promise<Port> {
   const request = (plain: Bytes): boolean => readEcho(plain)?.kind === "request";
   for (let it = await trial.data(session, request, { timeoutMs: 1 }); it; ) it = await trial.data(session, request, { timeoutMs: 1 });
-  trial.system.ping(trial.inner().ours);
+  void trial.system.ping(trial.inner().ours);
   const got = await trial.data(session, request);
   must(got, "the peer sends nothing");
   return got.received.port;

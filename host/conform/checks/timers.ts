@@ -170,12 +170,12 @@ export const timers: Check[] = [
     async run(trial) {
       const session = await begunByPeer(trial);
       await age(session, 117_000);
-      trial.system.ping(trial.inner().ours);
+      void trial.system.ping(trial.inner().ours);
       must(await trial.data(session, full), "the peer sends nothing at 117 s");
       await trial.send(session.seal(KEEPALIVE));
       must(!(await trial.offer(500)), "it begins at 117 s");
       await age(session, 121_000);
-      trial.system.ping(trial.inner().ours);
+      void trial.system.ping(trial.inner().ours);
       must(await trial.data(session, full), "the peer sends nothing at 121 s");
       must(await trial.offer(1000), "it begins nothing at 121 s");
     },
@@ -242,7 +242,7 @@ export const timers: Check[] = [
     async run(trial) {
       const session = await trial.handshake();
       await age(session, 181_000);
-      trial.system.ping(trial.inner().ours);
+      void trial.system.ping(trial.inner().ours);
       const offer = await trial.offer();
       must(offer, "no initiation");
       must(!(await trial.data(session, full, { timeoutMs: 1 })), "data under the old session");

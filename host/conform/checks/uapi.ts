@@ -340,7 +340,7 @@ export const uapi: Check[] = [
         const got = await trial.answer(fresh);
         must(got && type(got) === 2, "an initiation for the new key is not answered");
         must(!(await trial.answer(old, SILENCE_MS)), "an initiation for the old key is answered");
-        trial.system.ping(trial.inner().ours);
+        void trial.system.ping(trial.inner().ours);
         must(!(await trial.data(session, (plain) => plain.length > 0, { timeoutMs: 700 })), "it sends under the old session");
       } finally {
         await trial.uapi.set(`private_key=${before}`);
@@ -362,7 +362,7 @@ export const uapi: Check[] = [
         must(told === undefined || /^0+$/.test(told), "a private key is told");
         const made = trial.initiation();
         await trial.send(made.message);
-        trial.system.ping(trial.inner().ours);
+        void trial.system.ping(trial.inner().ours);
         must(!(await trial.answer(made, 600)), "an initiation is answered");
         must(!(await trial.inbox.next((it) => it.bytes[0] === 1, 300)), "it begins a handshake");
       } finally {
