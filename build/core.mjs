@@ -45,7 +45,7 @@ export async function buildCore({ tests = false, only } = {}) {
   const modules = [];
   if (!only) {
     for (const build of builds) modules.push({ entry: "assembly/index.ts", build, out: `dist/core-${build}.wasm` });
-    for (const build of ["relaxed", "wide"])
+    for (const build of [...builds, "page"])
       modules.push({ entry: "assembly/crypto/speed.ts", build, out: `dist/speed-${build}.wasm` });
     modules.push({ entry: "assembly/crypto/primitives.ts", build: "page", out: "dist/primitives.wasm" });
     modules.push({ entry: "assembly/index.ts", build: "page", out: "dist/core-page.wasm" });

@@ -41,6 +41,15 @@ export class Primitives {
     });
   }
 
+  /** BLAKE2s of 32 bytes with a key, RFC 7693. */
+  keyedHash(key: Uint8Array, message: Uint8Array): Uint8Array {
+    return this.#run(() => {
+      const [keyAt, src, dst] = [this.#put(key), this.#put(message), this.#space(HASH_LEN)];
+      this.#exports.blake2s(dst, HASH_LEN, src, message.length, keyAt, key.length);
+      return this.#take(dst, HASH_LEN);
+    });
+  }
+
   /** KDFn(key, input), §5.4: as many outputs as `count` says. */
   kdf(count: 1 | 2 | 3, key: Uint8Array, input: Uint8Array): Uint8Array[] {
     return this.#run(() => {
@@ -67,6 +76,16 @@ export class Primitives {
       const [scalar, dst] = [this.#put(privateKey), this.#space(KEY_LEN)];
       this.#exports.x25519Public(dst, scalar);
       return this.#take(dst, KEY_LEN);
+    });
+  }
+
+  /** AEAD of the protocol, RFC 8439. @returns ciphertext and tag */
+  seal(key: Uint8Array, counter: bigint, plain: Uint8Array, ad: Uint8Array): Uint8Array {
+    return this.#run(() => {
+      const [keyAt, adAt, src] = [this.#put(key), this.#put(ad), this.#put(plain)];
+      this.#space(AUTHTAG_LEN);
+      this.#exports.aeadSeal(src, src, plain.length, adAt, ad.length, keyAt, counter);
+      return this.#take(src, plain.length + AUTHTAG_LEN);
     });
   }
 
