@@ -38,8 +38,10 @@ interface Hop {
 export async function tunnelFetch(agents: FetchAgents, input: string | URL | Request, init?: RequestInit): Promise<Response> {
   const isStream = isStreamBody(input, init);
   // A stream is sent while the answer comes (half duplex): there is no other way here, so nobody has to say it.
-  const request = new Request(input, isStream ? ({ ...init, duplex: "half" } as RequestInit) : init);
-  const { signal, redirect } = request;
+  // The signal stays out of it: a Request's own signal only follows the given one, and loosely (it was collected on Deno).
+  const request = new Request(input, { ...init, signal: null, ...(isStream && { duplex: "half" }) } as RequestInit);
+  const signal = init?.signal ?? (input instanceof Request ? input.signal : new AbortController().signal);
+  const { redirect } = request;
   signal.throwIfAborted();
   const hop: Hop = {
     url: new URL(request.url),
@@ -103,8 +105,13 @@ function send(agents: FetchAgents, { url, method, headers, body }: Hop, signal: 
     if (!isTls && url.protocol !== "http:") throw failed(new WasmguardError("ERR_PROTOCOL", `no way to fetch ${url.protocol}`));
     const options: RequestOptions = { method, headers: toHeaders(headers, body, method), agent: isTls ? agents.https : agents.http };
     const outgoing = (isTls ? requestHttps : requestHttp)(url, options);
-    const abort = (): void => void outgoing.destroy(toError(signal.reason));
+    const abort = (): void => {
+      outgoing.destroy(toError(signal.reason));
+      reject(signal.reason);
+    };
     signal.addEventListener("abort", abort, { once: true });
+    // Deno 2.9 takes our own end for that of a kept connection, and sends the request once more.
+    outgoing.on("socket", (socket) => signal.aborted && socket.destroy());
     outgoing.once("close", () => signal.removeEventListener("abort", abort));
     outgoing.once("response", resolve);
     outgoing.on("error", (error) => reject(signal.aborted ? signal.reason : failed(error)));
