@@ -231,7 +231,7 @@ function define(): void {
         await new Promise((resolve) => setTimeout(resolve, 300));
       }
       assert.equal(before < bytes, true, String(before));
-      assert.deepEqual(await soon(exchange(connection, 0), "our end"), { received: bytes, wrong: -1, error: null });
+      assert.deepEqual(await soon(exchange(connection, 0, true), "our end"), { received: bytes, wrong: -1, error: null });
     }));
 
   ends.run();
@@ -280,8 +280,8 @@ function define(): void {
       joinByVeth(router, "near", far, "far");
       // Narrow for the router alone: what is behind it offers a longer segment than fits.
       router.ip("link", "set", "near", "mtu", "1280");
-      for (const address of ["10.8.0.1/24", "fd08::1/64"]) addAddress(router, "near", address);
-      for (const address of ["10.8.0.9/24", "fd08::9/64"]) addAddress(far, "far", address);
+      for (const address of ["10.8.0.1/24", "fd08::1/64", "fe80::1/64"]) addAddress(router, "near", address);
+      for (const address of ["10.8.0.9/24", "fd08::9/64", "fe80::9/64"]) addAddress(far, "far", address);
       router.exec("sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding");
       far.ip("route", "add", "default", "via", "10.8.0.1");
       far.ip("-6", "route", "add", "default", "via", "fd08::1");
