@@ -29,7 +29,7 @@ export interface Side {
 export interface Pair {
   left: Side;
   right: Side;
-  close(): void;
+  close(): Promise<unknown>;
 }
 
 let compiled: Promise<WebAssembly.Module> | undefined;
@@ -47,7 +47,7 @@ export async function openPair(open: Open, options: PortableOptions = {}): Promi
   }
   await know(left.device, right.device, presharedKey, ["10.0.0.2/32", "fd00::2/128"]);
   await know(right.device, left.device, presharedKey, ["10.0.0.1/32", "fd00::1/128"]);
-  return { left, right, close: () => [left, right].forEach(({ device }) => device.close()) };
+  return { left, right, close: () => Promise.all([left, right].map(({ device }) => device.close())) };
 }
 
 async function openSide(open: Open, options: PortableOptions): Promise<Side> {

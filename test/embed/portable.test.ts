@@ -97,7 +97,7 @@ test("a transport that delivers inside of send()", async () => {
     const came = new Set([...pair.left.came, ...pair.right.came].map(({ bytes }) => Buffer.from(bytes).toString("hex")));
     for (const fields of packets) assert.ok(came.has(Buffer.from(build(fields)).toString("hex")), "a packet is missing");
   } finally {
-    pair.close();
+    await pair.close();
   }
 });
 

@@ -57,6 +57,11 @@ export class World {
     return tunnel;
   }
 
+  /** Connections through the tunnels of the proxies that are open now. */
+  open(): number {
+    return this.tunnels.reduce((sum, { sockets }) => sum + sockets.size, 0);
+  }
+
   /** The proxy's address as the far side sees it. */
   near(): string {
     return "127.0.0.1";

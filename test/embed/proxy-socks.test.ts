@@ -84,6 +84,22 @@ for (const [where, open] of worlds) {
     client.close();
   });
 
+  real("300 short connections, 50 at a time: none is lost, and none is left", async () => {
+    const port = await world.echo();
+    let right = 0;
+    const one = async (i: number): Promise<void> => {
+      const client = new Raw(running.port("socks5"));
+      client.send(HELLO, request(1, "origin.test", port));
+      await client.read(12);
+      client.socket.end(`number ${i}`);
+      if ((await client.rest()).toString() === `number ${i}`) right++;
+      client.close();
+    };
+    for (let i = 0; i < 300; i += 50) await Promise.all(Array.from({ length: 50 }, (_, k) => one(i + k)));
+    assert.equal(right, 300);
+    await waitFor("all to be gone", () => running.metric("wasmguard_proxy_open_connections") === 0 && world.open() === 0);
+  });
+
   real("UDP: by address, by name, and a DNS question", async () => {
     const port = await world.udpEcho();
     const { control, relay } = await associate(running.port("socks5"));
@@ -193,10 +209,9 @@ wire("user and password, in pieces of one byte", async () => {
   without.send(HELLO);
   assert.deepEqual([...(await without.rest())], [5, 255]);
   without.close();
-  const port = await world.echo();
+  const { port } = await world.http((_, res) => res.end("inside"));
   const proxy = `socks5h://alice:s3cret%3Awith%3Acolons@127.0.0.1:${loginPort()}`;
-  const { out, code } = await curl("--proxy", proxy, "--data", "x", `telnet://127.0.0.1:${port}`, "-m", "1");
-  assert.notEqual(code, 97, `login refused: ${out}`);
+  assert.equal((await curl("--proxy", proxy, `http://127.0.0.1:${port}/`)).out, "inside");
 });
 
 wire("what follows a request in the same packet goes to the server", async () => {

@@ -19,6 +19,7 @@ class TunnelWorld extends World {
   override readonly host = FAR;
   readonly #far: Tunnel;
   readonly #conf: string;
+  readonly #near: Tunnel[] = [];
 
   constructor(far: Tunnel, conf: string) {
     super();
@@ -37,11 +38,17 @@ class TunnelWorld extends World {
   }
 
   override openTunnel(config: Config): Promise<never> {
-    return this.open(config) as Promise<never>;
+    return this.#openTunnel(config) as Promise<never>;
   }
 
-  async open(config: Config): Promise<ProxyTunnel> {
-    return asProxyTunnel(await Tunnel.open(config, { bindAddress: "127.0.0.1" }));
+  async #openTunnel(config: Config): Promise<ProxyTunnel> {
+    const tunnel = await Tunnel.open(config, { bindAddress: "127.0.0.1" });
+    this.#near.push(tunnel);
+    return asProxyTunnel(tunnel);
+  }
+
+  override open(): number {
+    return this.#near.reduce((sum, tunnel) => sum + tunnel.stats().sockets, 0);
   }
 
   override near(): string {

@@ -68,6 +68,7 @@ export function toText({ privateKey, addresses, dns = [], peers }: TunnelSetting
     lines.push("", "[Peer]", `PublicKey = ${peer.publicKey}`, `AllowedIPs = ${peer.allowedIps.join(", ")}`);
     if (peer.presharedKey) lines.push(`PresharedKey = ${peer.presharedKey}`);
     if (peer.endpoint) lines.push(`Endpoint = ${peer.endpoint}`);
+    if (peer.persistentKeepalive) lines.push(`PersistentKeepalive = ${peer.persistentKeepalive}`);
   }
   return `${lines.join("\n")}\n`;
 }
