@@ -292,7 +292,8 @@ export class Sender {
       congestion.window = Math.max(inFlight + Math.max(allowed, 0), this.mss);
       return;
     }
-    if (scoreboard.delivered === 0) return;
+    // RFC 5681 §3.2: not for what came out of order, unless the path is known to reorder.
+    if (scoreboard.delivered === 0 || !(progress || scoreboard.rack.reordered)) return;
     const grows = this.limited || this.timedOut || (congestion.inSlowStart && congestion.window < 2 * inFlightBefore);
     if (grows) congestion.acknowledged(scoreboard.delivered, now, this.rto.smoothed);
   }
@@ -318,7 +319,7 @@ export class Sender {
     this.scheduleProbe(now);
   }
 
-  /** RFC 8985 §7.2: two round trips after the last of the flight, unless the time-out comes before. */
+  /** RFC 8985 §7.2: two round trips after the last of the flight; in place of a time-out that would come before. */
   private scheduleProbe(now: number): void {
     const { scoreboard, timers } = this;
     const useful =
@@ -330,8 +331,7 @@ export class Sender {
     }
     const single = scoreboard.inFlight <= this.mss;
     const at = now + 2 * this.rto.smoothed + (single ? PEER_ACK_DELAY_MS : PROBE_SLACK_MS);
-    if (at < timers.at(RETRANSMIT)) timers.set(PROBE, at);
-    else timers.clear(PROBE);
+    timers.set(PROBE, Math.min(at, timers.at(RETRANSMIT)));
   }
 
   private growBuffer(): void {
@@ -486,6 +486,8 @@ export class Sender {
   /** Call when PROBE is due: RFC 8985 §7.3, new data if there is some, else the last segment again. */
   probeExpired(now: number): void {
     const { scoreboard, buffer } = this;
+    this.timers.set(RETRANSMIT, now + this.rto.timeout);
+    this.timers.clear(PROBE);
     if (scoreboard.head === null || this.recovery.active) return;
     const data = Math.min(buffer.end - this.nxt, this.mss, this.una + this.window - this.nxt);
     if (data > 0) {
@@ -504,13 +506,16 @@ export class Sender {
     }
     this.probeStamp = this.stamp(now);
     this.timers.clear(PROBE);
-    this.timers.set(RETRANSMIT, now + this.rto.timeout);
   }
 
   /** Call when RETRANSMIT is due in a synchronized state: RFC 6298 §5.4 ff. @returns whether it is time to give up */
   timeoutExpired(now: number): boolean {
     const { scoreboard, congestion, recovery } = this;
     if (scoreboard.head === null) return false;
+    if (this.timers.isSet(PROBE)) {
+      this.probeExpired(now);
+      return false;
+    }
     if (this.stalledSince < 0) this.stalledSince = now;
     if (this.hasGivenUp(now)) return true;
     this.timeouts++;
