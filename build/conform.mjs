@@ -40,13 +40,17 @@ function matrix(columns) {
     const cells = reports.map(({ report }) => cell(report.checks.find((check) => check.id === id)));
     lines.push(`| \`${id}\` | ${title} | ${source} | ${cells.join(" | ")} |`);
   }
-  lines.push(`| | | | ${reports.map(({ report: { passed, failed, skipped } }) => `${passed} ok, ${failed} fail, ${skipped} skipped`).join(" | ")} |`);
+  lines.push(
+    `| | | | ${reports.map(({ report }) => `${report.passed} ok, ${report.failed} fail`).join(" | ")} |`,
+  );
   return lines.join("\n");
 }
 
 async function main() {
   if (first === undefined) {
-    console.error("Usage: npm run conform -- 'COMMAND {iface}' [OPTIONS], or --ours, --mutants [NAME...], --matrix NAME=FILE.json ...");
+    console.error(
+      "Usage: npm run conform -- 'COMMAND {iface}' [OPTIONS], --ours, --mutants [WORD...], --matrix NAME=FILE.json ...",
+    );
     return 2;
   }
   if (first === "--matrix") {

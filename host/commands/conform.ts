@@ -1,4 +1,5 @@
-// wasmguard conform: what a WireGuard must and must not answer, tried on a peer somewhere or on a command of this machine.
+// wasmguard conform: what a WireGuard must and must not answer, tried on a peer somewhere or on a command that is
+// started for it.
 
 import { lookup } from "node:dns/promises";
 import { readFileSync } from "node:fs";
@@ -84,7 +85,8 @@ function chosen({ only, quick }: Values): Check[] {
 
 /** Runs the same command again inside the laboratory. */
 async function inLaboratory(command: string, args: string[], script: string): Promise<void> {
-  if (process.platform !== "linux" || process.getuid?.() !== 0) throw new WasmguardError("EPERM", "--command needs Linux and root");
+  if (process.platform !== "linux" || process.getuid?.() !== 0)
+    throw new WasmguardError("EPERM", "--command needs Linux and root");
   const laboratory = new Laboratory();
   const stop = (): void => {
     laboratory.closeNow();
@@ -124,7 +126,10 @@ function innerAddresses(sources: string[], targets: string[]): Parameters<typeof
   for (const address of [...sources, ...targets]) {
     if (!isIPv4(address) && !isIPv6(address)) throw new UsageError(`${address} is not an IP address`);
   }
-  for (const [family, is] of [[4, isIPv4], [6, isIPv6]] as const) {
+  for (const [family, is] of [
+    [4, isIPv4],
+    [6, isIPv6],
+  ] as const) {
     const ours = sources.find(is);
     const theirs = targets.find(is);
     if ((ours === undefined) !== (theirs === undefined)) {

@@ -42,7 +42,10 @@ export function must(holds: unknown, seen: string): asserts holds {
 
 /** Whether an event came in time: not before `from`, and not much later than `to` (a busy machine is slow to tell). */
 export function mustBeWithin(what: string, ms: number, from: number, to: number): void {
-  must(ms >= from - EARLY_MS && ms <= to + LATE_MS, `${what} after ${seconds(ms)}, not ${seconds(from)} to ${seconds(to)}`);
+  must(
+    ms >= from - EARLY_MS && ms <= to + LATE_MS,
+    `${what} after ${seconds(ms)}, not ${seconds(from)} to ${seconds(to)}`,
+  );
 }
 
 /** Timers of a peer may be coarse by that much, ms; nothing in the protocol is that exact. */
@@ -51,4 +54,5 @@ const LATE_MS = 1000;
 
 export const seconds = (ms: number): string => `${(ms / 1000).toFixed(2)} s`;
 export const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
-export const hex = (bytes: Uint8Array): string => Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+export const hex = (bytes: Uint8Array): string =>
+  Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");

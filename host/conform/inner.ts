@@ -59,7 +59,13 @@ export function echoPacket(echo: Echo, length?: number): Uint8Array {
   const header =
     family === 4
       ? concat(Uint8Array.of(0x45, 0), be16(length ?? total), flow, source, destination)
-      : concat(Uint8Array.of(0x60, 0, 0, 0), be16(length ?? icmp.length), Uint8Array.of(PROTOCOL[6], 64), source, destination);
+      : concat(
+          Uint8Array.of(0x60, 0, 0, 0),
+          be16(length ?? icmp.length),
+          Uint8Array.of(PROTOCOL[6], 64),
+          source,
+          destination,
+        );
   if (family === 4) header.set(be16(checksum(header)), 10);
   return concat(header, icmp);
 }

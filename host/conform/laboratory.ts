@@ -1,6 +1,6 @@
-// Two network namespaces joined by a veth pair: in one the peer under test, started by any command line that makes a TUN
-// interface and a UAPI socket, in the other a process of ours that makes the checks. Made here, in the parent, and removed
-// here, whatever becomes of the two.
+// Two network namespaces joined by a veth pair: in one the peer under test, started by any command line that makes a
+// TUN interface and a UAPI socket, in the other a process of ours that makes the checks. Made here, in the parent, and
+// removed here, whatever becomes of the two.
 //
 //    namespace NAME-us                        namespace NAME-peer
 //   ┌─────────────────────┐      veth       ┌──────────────────────────────────┐
@@ -34,7 +34,8 @@ function ip(line: string): string {
     return execFileSync("ip", line.split(" "), { encoding: "utf8", stdio: ["ignore", "pipe", "pipe"] });
   } catch (error) {
     const { code, stderr } = error as { code?: string; stderr?: string };
-    if (code === "ENOENT") throw new WasmguardError("ENOENT", "Cannot make namespaces: there is no ip command (iproute2)");
+    if (code === "ENOENT")
+      throw new WasmguardError("ENOENT", "Cannot make namespaces: there is no ip command (iproute2)");
     throw new WasmguardError("EPERM", `Cannot make namespaces: ip ${line}: ${stderr?.trim() ?? code}`);
   }
 }
@@ -57,7 +58,10 @@ export class Laboratory {
       ip(`-n ${name} link set lo up`);
     }
     ip(`link add veth0 netns ${this.#us} type veth peer name veth0 netns ${this.#peer}`);
-    for (const [name, addresses] of [[this.#us, OURS], [this.#peer, THEIRS]] as const) {
+    for (const [name, addresses] of [
+      [this.#us, OURS],
+      [this.#peer, THEIRS],
+    ] as const) {
       for (const address of addresses) ip(`-n ${name} addr add ${address}/24 dev veth0`);
       ip(`-n ${name} link set veth0 up`);
     }

@@ -1,7 +1,7 @@
 // WireGuard's handshake and messages written out from the whitepaper (§5.4), over @noble: the judge of the conformance
-// checks, and the other end that the tests hold the core against. Names are the paper's: C the chaining key, H the hash,
-// k a key, E an ephemeral, S a static key, Q the preshared key, T a transport key, N a counter. Nothing here is shared
-// with assembly/, the constants least of all: a judge with the same mistake would not see it.
+// checks, and the other end that the tests hold the core against. Names are the paper's: C the chaining key, H the
+// hash, k a key, E an ephemeral, S a static key, Q the preshared key, T a transport key, N a counter. Nothing here is
+// shared with assembly/, the constants least of all: a judge with the same mistake would not see it.
 import { chacha20poly1305, xchacha20poly1305 } from "@noble/ciphers/chacha.js";
 import { x25519 } from "@noble/curves/ed25519.js";
 import { blake2s } from "@noble/hashes/blake2.js";

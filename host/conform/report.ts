@@ -34,7 +34,8 @@ export function formatRow({ check, outcome, seen }: Result, before: Result | und
   const indent = " ".repeat(WORD_WIDTH + ID_WIDTH);
   const room = Math.max(style.width, WIDTH_MIN) - indent.length;
   const rows = wrap(check.title, room).map((line) => indent + line);
-  rows[0] = paint(outcome, WORD[outcome].padEnd(WORD_WIDTH)) + paint("bold", check.id.padEnd(ID_WIDTH)) + rows[0].trimStart();
+  rows[0] =
+    paint(outcome, WORD[outcome].padEnd(WORD_WIDTH)) + paint("bold", check.id.padEnd(ID_WIDTH)) + rows[0].trimStart();
   // The source beside the title where there is room for it.
   const lastLength = wrap(check.title, room).at(-1)!.length;
   if (lastLength + 2 + check.source.length <= room) rows[rows.length - 1] += `  ${paint("dim", check.source)}`;
@@ -48,8 +49,12 @@ export function formatRow({ check, outcome, seen }: Result, before: Result | und
 
 export function formatSummary(results: readonly Result[], ms: number, style: Style): string {
   const { passed, failed, skipped } = summarize(results);
-  const text = `${results.length} checks: ${passed} passed, ${failed} failed, ${skipped} skipped, in ${(ms / 1000).toFixed(0)} s`;
-  const lines = [text, ...results.filter(({ outcome }) => outcome === "fail").map(({ check }) => `  failed: ${check.id}`)];
+  const counts = `${passed} passed, ${failed} failed, ${skipped} skipped`;
+  const text = `${results.length} checks: ${counts}, in ${(ms / 1000).toFixed(0)} s`;
+  const lines = [
+    text,
+    ...results.filter(({ outcome }) => outcome === "fail").map(({ check }) => `  failed: ${check.id}`),
+  ];
   const code = COLOUR[failed ? "fail" : "pass"];
   return lines.map((line) => (style.colour ? `\x1b[${code}m${line}\x1b[0m\n` : `${line}\n`)).join("");
 }
@@ -71,7 +76,12 @@ export function formatTap(results: readonly Result[]): string {
 
 export function formatJson(results: readonly Result[], peer: string, ms: number): string {
   const checks = results.map(({ check: { id, title, source }, outcome, seen, ms }) => ({
-    id, title, source, outcome, seen, ms: Math.round(ms),
+    id,
+    title,
+    source,
+    outcome,
+    seen,
+    ms: Math.round(ms),
   }));
   return `${JSON.stringify({ peer, ms: Math.round(ms), ...summarize(results), checks }, null, 2)}\n`;
 }

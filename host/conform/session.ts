@@ -44,7 +44,9 @@ export class Session {
     try {
       return { plain: openData(message, this.receivingKey), counter: readLe64(message, 8) };
     } catch {
-      throw new Deviation(`data under this session's index that its key does not open: ${hex(message.slice(0, 32))} ...`);
+      throw new Deviation(
+        `data under this session's index that its key does not open: ${hex(message.slice(0, 32))} ...`,
+      );
     }
   }
 }

@@ -1,6 +1,6 @@
-// The two stands. Remote: a peer somewhere, that knows us by one key; all we have is the wire, and perhaps an address in
-// the tunnel. Laboratory: a peer in a network namespace (laboratory.ts), configured by its UAPI socket, so that every
-// check gets a peer entry, addresses and a port of its own.
+// The two stands. Remote: a peer somewhere, that knows us by one key; all we have is the wire, and perhaps an address
+// in the tunnel. Laboratory: a peer in a network namespace (laboratory.ts), configured by its UAPI socket, so that
+// every check gets a peer entry, addresses and a port of its own.
 
 import { execFile, execFileSync, spawn } from "node:child_process";
 import process from "node:process";

@@ -1,11 +1,25 @@
-// Our end of a tunnel with the peer under test: every step of a handshake as a call of its own, so that a check can leave
-// one out, change any field, or do it twice. A trial has static keys, ports and an inbox of its own.
+// Our end of a tunnel with the peer under test: every step of a handshake as a call of its own, so that a check can
+// leave one out, change any field, or do it twice. A trial has static keys, ports and an inbox of its own.
 
 import { Deviation, Unable, hex, must, sleep } from "./check.ts";
 import { type Echo, type Family, echoPacket, readEcho } from "./inner.ts";
 import {
-  type Bytes, type End, NO_PSK, Symmetric, DH_PUBLIC, equal, initiationBody, initiationMessage, mac1Is, openInitiation,
-  openResponse, readLe32, responseBody, responseMessage, tai64n, withMacs,
+  type Bytes,
+  type End,
+  NO_PSK,
+  Symmetric,
+  DH_PUBLIC,
+  equal,
+  initiationBody,
+  initiationMessage,
+  mac1Is,
+  openInitiation,
+  openResponse,
+  readLe32,
+  responseBody,
+  responseMessage,
+  tai64n,
+  withMacs,
 } from "./noise.ts";
 import { ANSWER_MS, type Address, Inbox, Port, type Received } from "./port.ts";
 import { KEEPALIVE, Session } from "./session.ts";
@@ -316,7 +330,10 @@ export class Trial {
   }
 
   /** A response to the peer's initiation, and the session if the peer takes it. */
-  respond(offer: Offer, options: { psk?: Bytes; priv?: Bytes; sender?: number } = {}): { message: Bytes; session: Session } {
+  respond(
+    offer: Offer,
+    options: { psk?: Bytes; priv?: Bytes; sender?: number } = {},
+  ): { message: Bytes; session: Session } {
     const { psk = this.psk, sender = randomIndex() } = options;
     const state = offer.state.clone();
     const body = responseBody(state, random(32), offer.ephemeral, this.target.publicKey, psk, KEEPALIVE);
@@ -348,7 +365,11 @@ export class Trial {
   }
 
   /** An echo request for the peer's system. */
-  request({ family = this.innerFamily, size = 24, source }: { family?: Family; size?: number; source?: string } = {}): Echo {
+  request({
+    family = this.innerFamily,
+    size = 24,
+    source,
+  }: { family?: Family; size?: number; source?: string } = {}): Echo {
     const { ours, theirs } = this.inner(family);
     const data = Uint8Array.from({ length: size }, (_, i) => i);
     const sequence = ++this.#sequence & 0xffff;

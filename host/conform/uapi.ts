@@ -13,7 +13,7 @@ export class Uapi {
     this.path = path;
   }
 
-  /** Sends one request on a connection of its own. @returns its reply; less when the connection ends, or stands still */
+  /** Sends one request on a connection of its own. @returns its reply; less when the connection ends or stands still */
   async exchange(request: string): Promise<string> {
     return (await this.converse([request]))[0];
   }

@@ -26,7 +26,10 @@ const table = suite("conform: the table of checks");
 
 table("each has a name of its own, a sentence and a paragraph that it comes from", () => {
   const ids = CHECKS.map(({ id }) => id);
-  assert.deepEqual(ids.filter((id, i) => ids.indexOf(id) !== i), []);
+  assert.deepEqual(
+    ids.filter((id, i) => ids.indexOf(id) !== i),
+    [],
+  );
   for (const { id, title, source } of CHECKS) {
     assert.match(id, /^[a-z]+\.[a-z0-9-]+$/);
     assert.match(title, /^[a-z0-9].{10,}[^.]$/, id);
@@ -47,8 +50,14 @@ table("patterns choose and leave out", () => {
 table("every mutant finds its text once, and names checks that are there", () => {
   checkTable();
   const ids = CHECKS.map(({ id }) => id);
-  assert.deepEqual(MUTANTS.flatMap(({ fails }) => fails).filter((id) => !ids.includes(id)), []);
-  assert.deepEqual(MUTANTS.filter(({ fails }) => fails.length === 0), []);
+  assert.deepEqual(
+    MUTANTS.flatMap(({ fails }) => fails).filter((id) => !ids.includes(id)),
+    [],
+  );
+  assert.deepEqual(
+    MUTANTS.filter(({ fails }) => fails.length === 0),
+    [],
+  );
   assert.ok(MUTANTS.length >= 40, `${MUTANTS.length} mutants`);
 });
 
@@ -75,9 +84,19 @@ for (const parallel of [false, true]) {
       ],
       stand(parallel),
     );
-    assert.deepEqual(results.map(({ check, outcome }) => `${check.id} ${outcome}`), [
-      "a.alone pass", "a.pass pass", "a.fail fail", "a.unable skip", "a.broken fail", "a.needs skip", "a.slow skip", "a.last pass",
-    ]);
+    assert.deepEqual(
+      results.map(({ check, outcome }) => `${check.id} ${outcome}`),
+      [
+        "a.alone pass",
+        "a.pass pass",
+        "a.fail fail",
+        "a.unable skip",
+        "a.broken fail",
+        "a.needs skip",
+        "a.slow skip",
+        "a.last pass",
+      ],
+    );
     assert.equal(results[1].seen, "what was seen");
     assert.equal(results[2].seen, "it answers");
     assert.match(results[4].seen, /the check itself failed: .*oops/s);
@@ -98,9 +117,24 @@ running.run();
 const report = suite("conform: what is printed");
 
 const RESULTS: Result[] = [
-  { check: { id: "a.one", title: "answers # a \\ thing", source: "whitepaper §1", run: async () => {} }, outcome: "pass", seen: "", ms: 12.3 },
-  { check: { id: "a.two", title: "is silent", source: "RFC 1 §2", run: async () => {} }, outcome: "fail", seen: 'it says "no"\nloudly', ms: 5 },
-  { check: { id: "b.three", title: "waits", source: "Linux", run: async () => {} }, outcome: "skip", seen: "takes 100 s", ms: 0 },
+  {
+    check: { id: "a.one", title: "answers # a \\ thing", source: "whitepaper §1", run: async () => {} },
+    outcome: "pass",
+    seen: "",
+    ms: 12.3,
+  },
+  {
+    check: { id: "a.two", title: "is silent", source: "RFC 1 §2", run: async () => {} },
+    outcome: "fail",
+    seen: 'it says "no"\nloudly',
+    ms: 5,
+  },
+  {
+    check: { id: "b.three", title: "waits", source: "Linux", run: async () => {} },
+    outcome: "skip",
+    seen: "takes 100 s",
+    ms: 0,
+  },
 ];
 
 report("TAP 14", () => {
@@ -116,7 +150,12 @@ report("JSON", () => {
   const { peer, passed, failed, skipped, checks } = JSON.parse(formatJson(RESULTS, "192.0.2.1:5", 1234.5));
   assert.deepEqual({ peer, passed, failed, skipped }, { peer: "192.0.2.1:5", passed: 1, failed: 1, skipped: 1 });
   assert.deepEqual(checks[1], {
-    id: "a.two", title: "is silent", source: "RFC 1 §2", outcome: "fail", seen: 'it says "no"\nloudly', ms: 5,
+    id: "a.two",
+    title: "is silent",
+    source: "RFC 1 §2",
+    outcome: "fail",
+    seen: 'it says "no"\nloudly',
+    ms: 5,
   });
 });
 
@@ -127,12 +166,18 @@ report("a table that says by words what colour says, within the width", () => {
   assert.match(text, /^FAIL a\.two +is silent/m);
   assert.match(text, /^ +but: it says "no"$/m);
   assert.match(text, /^skip b\.three/m);
-  assert.ok(text.split("\n").every((line) => line.length <= 80), text);
+  assert.ok(
+    text.split("\n").every((line) => line.length <= 80),
+    text,
+  );
   assert.equal(text.includes("\x1b"), false);
   const coloured = RESULTS.map((result, i) => formatRow(result, RESULTS[i - 1], { ...plain, colour: true })).join("");
   // biome-ignore lint/suspicious/noControlCharactersInRegex: colours are
   assert.equal(coloured.replace(/\x1b\[[0-9;]*m/g, ""), text);
-  assert.equal(formatSummary(RESULTS, 1500, plain), "3 checks: 1 passed, 1 failed, 1 skipped, in 2 s\n  failed: a.two\n");
+  assert.equal(
+    formatSummary(RESULTS, 1500, plain),
+    "3 checks: 1 passed, 1 failed, 1 skipped, in 2 s\n  failed: a.two\n",
+  );
 });
 
 report.run();
@@ -140,7 +185,10 @@ report.run();
 const inner = suite("conform: packets in the tunnel");
 
 inner("an echo is read as it was written, padded or not", () => {
-  for (const [family, source, destination] of [[4, "10.0.0.1", "10.0.0.2"], [6, "fd98::1", "fd98::2:3"]] as const) {
+  for (const [family, source, destination] of [
+    [4, "10.0.0.1", "10.0.0.2"],
+    [6, "fd98::1", "fd98::2:3"],
+  ] as const) {
     const packet = echoPacket({ family, kind: "request", source, destination, id: 7, sequence: 9, data: random(33) });
     assert.equal(innerLength(packet), packet.length);
     const padded = new Uint8Array(packet.length + 11);
@@ -191,7 +239,10 @@ command("wrong usage is told by name, with exit code 2, and no key in it", async
     [/needs --peer, --key and --private-key/, []],
     [/--peer: .*no :port/, ["--peer", "127.0.0.1", "--key", peerKey, "--private-key", keyFile]],
     [/--key: key has 3 characters/, ["--peer", "127.0.0.1:9", "--key", "abc", "--private-key", keyFile]],
-    [/--private-key .*bad: key does not end/, ["--peer", "127.0.0.1:9", "--key", peerKey, "--private-key", file("bad", `${secret.slice(0, -1)}x`)]],
+    [
+      /--private-key .*bad: key does not end/,
+      ["--peer", "127.0.0.1:9", "--key", peerKey, "--private-key", file("bad", `${secret.slice(0, -1)}x`)],
+    ],
     [/--source and --target go together/, [...right, "--source", "10.0.0.1"]],
     [/10\.0\.0 is not an IP address/, [...right, "--source", "10.0.0"]],
     [/--listen 70000 is not in 1\.\.65535/, [...right, "--listen", "70000"]],

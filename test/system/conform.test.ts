@@ -17,7 +17,9 @@ const failed = ({ checks }: Report): string[] =>
 
 /** Namespaces of laboratories whose process is gone. */
 function leftovers(pid: number): string[] {
-  return execFileSync("ip", ["netns", "list"], { encoding: "utf8" }).split("\n").filter((name) => name.startsWith(`wgconform-${pid}-`));
+  return execFileSync("ip", ["netns", "list"], { encoding: "utf8" })
+    .split("\n")
+    .filter((name) => name.startsWith(`wgconform-${pid}-`));
 }
 
 /** Broken in ways that quick checks see, with the checks to run. */
@@ -56,10 +58,19 @@ systemSuite("conform", (test) => {
     );
     a.ip(`link set ${side.name} up`);
     a.addresses(side.name, "10.5.0.1/24");
-    const options = ["--peer", "10.0.0.1:1001", "--key", side.keys.publicKey, "--private-key", side.file(us.privateKey)];
+    const options = [
+      "--peer",
+      "10.0.0.1:1001",
+      "--key",
+      side.keys.publicKey,
+      "--private-key",
+      side.file(us.privateKey),
+    ];
     const tunnel = ["--psk", side.file(psk), "--source", "10.5.0.2", "--target", "10.5.0.1", "--listen", "1002"];
     const only = ["--only", "initiation,window.replay,roaming.data,roaming.forged,junk.session"];
-    const { code, stdout, stderr } = await b.try([...judge(), ...options, ...tunnel, ...only, "--tap"], { timeoutMs: 50_000 });
+    const { code, stdout, stderr } = await b.try([...judge(), ...options, ...tunnel, ...only, "--tap"], {
+      timeoutMs: 50_000,
+    });
     assert.equal(code, 0, stdout + stderr);
     assert.match(stdout, /^TAP version 14\n1\.\.\d+\n/);
     assert.match(stdout, /^ok \d+ - window\.replay: takes a packet once$/m);
@@ -81,7 +92,11 @@ systemSuite("conform", (test) => {
   });
 
   test("ended in the middle, it removes namespaces, daemon and socket", async ({ ours }) => {
-    const child = spawn(judge()[0], [...judge().slice(1), "--command", `${ours.command.join(" ")} -f {iface}`, "--only", "timers"], { stdio: "ignore" });
+    const child = spawn(
+      judge()[0],
+      [...judge().slice(1), "--command", `${ours.command.join(" ")} -f {iface}`, "--only", "timers"],
+      { stdio: "ignore" },
+    );
     const ended = new Promise((resolve) => child.once("close", resolve));
     const socket = `/var/run/wireguard/wgc${child.pid!.toString(36)}.sock`;
     await until("the daemon's socket", () => existsSync(socket), 20_000);
@@ -96,7 +111,10 @@ systemSuite("conform", (test) => {
     test("wireguard-go does otherwise where docs/conformance.md says so, and nowhere else", async ({ theirs }) => {
       const report = await conform(`${theirs.command.join(" ")} -f {iface}`);
       const known = /^(response\.source|timers\.keepalive-repeats|uapi\.private-key-zero): /;
-      assert.deepEqual(failed(report).filter((line) => !known.test(line)), []);
+      assert.deepEqual(
+        failed(report).filter((line) => !known.test(line)),
+        [],
+      );
     }, 180_000);
   }
 });

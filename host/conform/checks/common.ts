@@ -23,12 +23,17 @@ export const LOW_ORDER = [
 ].map((text) => Uint8Array.from(text.match(/../g)!, (byte) => Number.parseInt(byte, 16)));
 
 /** The peer answers none of these initiations, and a right one after them. @param what  of each, for the message */
-export async function unanswered(trial: Trial, made: { sender: number; message: Bytes; what: string }[]): Promise<void> {
+export async function unanswered(
+  trial: Trial,
+  made: { sender: number; message: Bytes; what: string }[],
+): Promise<void> {
   for (const { message } of made) await trial.send(message);
   await trial.handshake();
   await sleep(SILENCE_MS);
   for (const { sender, what } of made) {
-    const got = trial.inbox.all((it) => [2, 3].includes(type(it)) && readLe32(it.bytes, type(it) === 2 ? 8 : 4) === sender);
+    const got = trial.inbox.all(
+      (it) => [2, 3].includes(type(it)) && readLe32(it.bytes, type(it) === 2 ? 8 : 4) === sender,
+    );
     must(got.length === 0, `${what} is answered by a message of type ${got[0]?.bytes[0]}`);
   }
 }

@@ -159,7 +159,10 @@ export const cookies: Check[] = [
         // All from the one port that the cookie is for.
         const made = others.map((other) => other.initiation({ cookie }));
         const start = performance.now();
-        await trial.port.sendAll(made.map(({ message }) => message), trial.target.address);
+        await trial.port.sendAll(
+          made.map(({ message }) => message),
+          trial.target.address,
+        );
         await sleep(400);
         const senders = new Set(made.map(({ sender }) => sender));
         const got = trial.inbox.all((it) => type(it) === 2 && senders.has(readLe32(it.bytes, 8)));
@@ -202,7 +205,8 @@ export const cookies: Check[] = [
         for (let i = 0; i < 10; i++) {
           await trial.send(message);
           const got = await trial.inbox.next(
-            (it) => session.owns(it) || (type(it) === 3 && readLe32(it.bytes, 4) === session.local), 500,
+            (it) => session.owns(it) || (type(it) === 3 && readLe32(it.bytes, 4) === session.local),
+            500,
           );
           if (!got) continue;
           must(type(got) === 3, "a response without mac2 is taken");
@@ -259,7 +263,10 @@ export const cookies: Check[] = [
       for (const message of forged) await trial.send(message);
       const second = await trial.offer(8000);
       must(second, "no initiation in 8 s");
-      must(second.received.bytes.slice(-16).every((byte) => byte === 0), "its next initiation has a mac2");
+      must(
+        second.received.bytes.slice(-16).every((byte) => byte === 0),
+        "its next initiation has a mac2",
+      );
     },
   },
 ];

@@ -12,7 +12,15 @@ import { timers } from "./timers.ts";
 import { uapi } from "./uapi.ts";
 
 export const CHECKS: readonly Check[] = [
-  ...initiation, ...response, ...initiator, ...data, ...roaming, ...timers, ...cookies, ...junkChecks, ...uapi,
+  ...initiation,
+  ...response,
+  ...initiator,
+  ...data,
+  ...roaming,
+  ...timers,
+  ...cookies,
+  ...junkChecks,
+  ...uapi,
 ];
 
 /**

@@ -1,9 +1,7 @@
 // Which initiations a peer answers.
 
 import { type Check, must, sleep } from "../check.ts";
-import {
-  type Bytes, concat, DH, DH_PUBLIC, initiationMessage, readLe32, Symmetric, withMacs,
-} from "../noise.ts";
+import { type Bytes, concat, DH, DH_PUBLIC, initiationMessage, readLe32, Symmetric, withMacs } from "../noise.ts";
 import { random, randomIndex, type Initiation, type Trial, type } from "../trial.ts";
 import { flipped, LOW_ORDER, SILENCE_MS, spoilt, unanswered } from "./common.ts";
 
@@ -91,7 +89,10 @@ export const initiation: Check[] = [
     run: (trial) =>
       unanswered(
         trial,
-        spoilt(trial, [1, 2, 3].map((at) => [`reserved byte ${at}`, ({ message }) => remac(trial, flipped(message, at))])),
+        spoilt(
+          trial,
+          [1, 2, 3].map((at) => [`reserved byte ${at}`, ({ message }) => remac(trial, flipped(message, at))]),
+        ),
       ),
   },
   {
@@ -126,7 +127,11 @@ export const initiation: Check[] = [
     source: "whitepaper §5.3; Linux receive.c",
     async run(trial) {
       const made = trial.initiation();
-      await answersInitiation(trial, { ...made, message: concat(made.message.slice(0, MAC2), random(16)) }, "a random mac2");
+      await answersInitiation(
+        trial,
+        { ...made, message: concat(made.message.slice(0, MAC2), random(16)) },
+        "a random mac2",
+      );
     },
   },
   {
@@ -240,7 +245,10 @@ export const initiation: Check[] = [
     source: "Linux messages.h INITIATIONS_PER_SECOND 50",
     async run(trial) {
       const made = Array.from({ length: 10 }, () => trial.initiation());
-      await trial.port.sendAll(made.map(({ message }) => message), trial.target.address);
+      await trial.port.sendAll(
+        made.map(({ message }) => message),
+        trial.target.address,
+      );
       await sleep(SILENCE_MS);
       const got = trial.inbox.all((it) => type(it) === 2).length;
       must(got >= 1 && got < 10, `${got} of 10 were answered`);
@@ -291,7 +299,9 @@ export const initiation: Check[] = [
       const offer = await trial.provoke();
       await trial.send(offer.received.bytes);
       await sleep(SILENCE_MS);
-      const got = trial.inbox.all((it) => [2, 3].includes(type(it)) && readLe32(it.bytes, type(it) === 2 ? 8 : 4) === offer.sender);
+      const got = trial.inbox.all(
+        (it) => [2, 3].includes(type(it)) && readLe32(it.bytes, type(it) === 2 ? 8 : 4) === offer.sender,
+      );
       must(got.length === 0, "it answers its own initiation");
       must(await trial.accept(offer), "and its handshake is gone");
     },

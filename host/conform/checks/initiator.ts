@@ -2,9 +2,7 @@
 
 import { type Check, hex, must, mustBeWithin, seconds, sleep } from "../check.ts";
 import { readEcho } from "../inner.ts";
-import {
-  type Bytes, concat, DH, DH_PUBLIC, equal, NO_PSK, readLe32, responseMessage, withMacs,
-} from "../noise.ts";
+import { type Bytes, concat, DH, DH_PUBLIC, equal, NO_PSK, readLe32, responseMessage, withMacs } from "../noise.ts";
 import { KEEPALIVE, Session } from "../session.ts";
 import { type Offer, type Trial, random, randomIndex } from "../trial.ts";
 import { flipped, LOW_ORDER, SILENCE_MS } from "./common.ts";
@@ -16,12 +14,16 @@ const JITTER_MAX = 334;
 const STAGED_MAX = 128;
 
 /** The peer takes none of these responses to its initiation, and then takes a right one. */
-async function refused(trial: Trial, kinds: [what: string, make: (offer: Offer) => { message: Bytes; session: Session }][]): Promise<void> {
+async function refused(
+  trial: Trial,
+  kinds: [what: string, make: (offer: Offer) => { message: Bytes; session: Session }][],
+): Promise<void> {
   const offer = await trial.provoke();
   const made = kinds.map(([what, make]) => ({ what, ...make(offer) }));
   for (const { message } of made) await trial.send(message);
   await sleep(SILENCE_MS);
-  for (const { what, session } of made) must(!(await trial.data(session, undefined, { timeoutMs: 1 })), `${what} is taken`);
+  for (const { what, session } of made)
+    must(!(await trial.data(session, undefined, { timeoutMs: 1 })), `${what} is taken`);
   const right = trial.respond(offer);
   await trial.send(right.message);
   must(await trial.data(right.session), "a right response after them is not taken");
@@ -74,7 +76,10 @@ export const initiator: Check[] = [
     async run(trial) {
       const { received } = await trial.provoke();
       must(readLe32(received.bytes, 0) === 1, `type and reserved bytes ${received.bytes.slice(0, 4).join(" ")}`);
-      must(received.bytes.slice(-16).every((byte) => byte === 0), "mac2 is not zero without a cookie");
+      must(
+        received.bytes.slice(-16).every((byte) => byte === 0),
+        "mac2 is not zero without a cookie",
+      );
     },
   },
   {
@@ -190,7 +195,10 @@ export const initiator: Check[] = [
     source: "whitepaper §5.4.3",
     needs: ["inner"],
     run: (trial) =>
-      refused(trial, [1, 2, 3].map((at) => [`reserved byte ${at}`, spoilt(trial, (message) => remac(trial, flipped(message, at)))])),
+      refused(
+        trial,
+        [1, 2, 3].map((at) => [`reserved byte ${at}`, spoilt(trial, (message) => remac(trial, flipped(message, at)))]),
+      ),
   },
   {
     id: "answer.mac1",
@@ -216,14 +224,24 @@ export const initiator: Check[] = [
     source: "whitepaper §5.4.3",
     needs: ["inner"],
     run: (trial) =>
-      refused(trial, [12, 43, 44, 59].map((at) => [`byte ${at} changed`, spoilt(trial, (message) => remac(trial, flipped(message, at)))])),
+      refused(
+        trial,
+        [12, 43, 44, 59].map((at) => [
+          `byte ${at} changed`,
+          spoilt(trial, (message) => remac(trial, flipped(message, at))),
+        ]),
+      ),
   },
   {
     id: "answer.low-order",
     title: "takes no response with an ephemeral key of low order",
     source: "RFC 7748 §6.1; Linux noise.c",
     needs: ["inner"],
-    run: (trial) => refused(trial, LOW_ORDER.map((point, i) => [`low-order point ${i}`, (offer) => forged(trial, offer, point)])),
+    run: (trial) =>
+      refused(
+        trial,
+        LOW_ORDER.map((point, i) => [`low-order point ${i}`, (offer) => forged(trial, offer, point)]),
+      ),
   },
   {
     id: "answer.psk",
@@ -249,7 +267,7 @@ export const initiator: Check[] = [
         [
           "a response without the se token's key",
           (offer) => {
-            // Whoever read the initiation (a past key of ours, say) still needs DH(S, E) of the response: ours is not used.
+            // Whoever could read the initiation still needs DH(S, E) of the response: here another key stands for S.
             const ephemeral = random(32);
             const state = offer.state.clone();
             const E = DH_PUBLIC(ephemeral);
@@ -301,7 +319,10 @@ export const initiator: Check[] = [
       const came = await pings(trial, session);
       const order = came.map(({ sequence }) => sequence).join(" ");
       must(order === Array.from({ length: 20 }, (_, i) => i + 1).join(" "), `of 1 to 20 came ${order || "none"}`);
-      must(came.every(({ counter }, i) => counter === BigInt(i)), `counters ${came.map(({ counter }) => counter).join(" ")}`);
+      must(
+        came.every(({ counter }, i) => counter === BigInt(i)),
+        `counters ${came.map(({ counter }) => counter).join(" ")}`,
+      );
     },
   },
   {

@@ -27,7 +27,10 @@ export const response: Check[] = [
       const { got } = await trial.begin();
       must(got, "no answer");
       must(mac1Is(got.bytes, trial.publicKey), "mac1 is not for our key");
-      must(got.bytes.slice(-16).every((byte) => byte === 0), "mac2 is not zero");
+      must(
+        got.bytes.slice(-16).every((byte) => byte === 0),
+        "mac2 is not zero",
+      );
     },
   },
   {

@@ -11,7 +11,8 @@ import { flipped } from "./common.ts";
 /** Which port of ours the peer's next packet under the session comes to. */
 async function destination(trial: Trial, session: Session): Promise<Port> {
   const request = (plain: Bytes): boolean => readEcho(plain)?.kind === "request";
-  for (let it = await trial.data(session, request, { timeoutMs: 1 }); it; ) it = await trial.data(session, request, { timeoutMs: 1 });
+  for (let it = await trial.data(session, request, { timeoutMs: 1 }); it; )
+    it = await trial.data(session, request, { timeoutMs: 1 });
   void trial.system.ping(trial.inner().ours);
   const got = await trial.data(session, request);
   must(got, "the peer sends nothing");

@@ -95,7 +95,10 @@ export const timers: Check[] = [
         must(got, `${times.length} come, then none in 4 s`);
         times.push(got.received.at);
       }
-      const gaps = times.slice(1).map((at, i) => at - times[i]).slice(1);
+      const gaps = times
+        .slice(1)
+        .map((at, i) => at - times[i])
+        .slice(1);
       for (const gap of gaps) mustBeWithin("the next", gap, 2000, 2000);
       return `every ${gaps.map(seconds).join(", ")}`;
     },

@@ -12,7 +12,8 @@ import { LOW_ORDER, SILENCE_MS } from "./common.ts";
 const SOURCE = "wireguard.com/xplatform";
 
 const newKey = (): string => hex(DH_PUBLIC(random(32)));
-const allowed = (lines: string[]): string[] => lines.filter((line) => line.startsWith("allowed_ip=")).map((line) => line.slice(11));
+const allowed = (lines: string[]): string[] =>
+  lines.filter((line) => line.startsWith("allowed_ip=")).map((line) => line.slice(11));
 /** A prefix that no other check uses. */
 const prefix = (): string => `198.18.${random(1)[0]}.${random(1)[0]}/32`;
 
@@ -36,9 +37,14 @@ export const uapi: Check[] = [
     source: SOURCE,
     needs: ["uapi"],
     async run(trial) {
-      const device = (await trial.uapi.get()).filter((line, i, all) => i < all.findIndex((it) => it.startsWith("public_key=")));
+      const device = (await trial.uapi.get()).filter(
+        (line, i, all) => i < all.findIndex((it) => it.startsWith("public_key=")),
+      );
       must(/^[0-9a-f]{64}$/.test(valueOf(device, "private_key") ?? ""), "private_key is not 64 digits of hex");
-      must(valueOf(device, "listen_port") === String(trial.target.address.port), `listen_port=${valueOf(device, "listen_port")}`);
+      must(
+        valueOf(device, "listen_port") === String(trial.target.address.port),
+        `listen_port=${valueOf(device, "listen_port")}`,
+      );
       const peer = await trial.told();
       for (const [key, form] of Object.entries({
         preshared_key: /^0{64}$/,
@@ -126,7 +132,10 @@ export const uapi: Check[] = [
       await trial.uapi.set(`public_key=${key}`, "update_only=true", `allowed_ip=${prefix()}`);
       must(!(await trial.uapi.peer(key)), "the peer was added");
       await trial.configure("update_only=true", "persistent_keepalive_interval=7777");
-      must(valueOf(await trial.told(), "persistent_keepalive_interval") === "7777", "a peer that is there was not changed");
+      must(
+        valueOf(await trial.told(), "persistent_keepalive_interval") === "7777",
+        "a peer that is there was not changed",
+      );
       await trial.configure("persistent_keepalive_interval=0");
     },
   },
@@ -172,7 +181,10 @@ export const uapi: Check[] = [
       const before = allowed(await trial.told());
       await trial.configure(`allowed_ip=${a}`, "allowed_ip=198.19.77.99/24");
       const after = allowed(await trial.told());
-      must([...before, a, "198.19.77.0/24"].every((ip) => after.includes(ip)), `added to ${before.join(", ")}: ${after.join(", ")}`);
+      must(
+        [...before, a, "198.19.77.0/24"].every((ip) => after.includes(ip)),
+        `added to ${before.join(", ")}: ${after.join(", ")}`,
+      );
       await trial.configure("replace_allowed_ips=true", `allowed_ip=${b}`);
       must(allowed(await trial.told()).join() === b, `after replacing: ${allowed(await trial.told()).join(", ")}`);
     },
@@ -206,8 +218,14 @@ export const uapi: Check[] = [
       must(valueOf(lines, "endpoint")?.endsWith(`:${trial.port.number}`), `endpoint=${valueOf(lines, "endpoint")}`);
       const data = reply.received.bytes.length;
       // An initiation, a keepalive and the request in, a response and the reply out.
-      must(valueOf(lines, "rx_bytes") === String(148 + 32 + data), `rx_bytes=${valueOf(lines, "rx_bytes")}, not ${180 + data}`);
-      must(valueOf(lines, "tx_bytes") === String(92 + data), `tx_bytes=${valueOf(lines, "tx_bytes")}, not ${92 + data}`);
+      must(
+        valueOf(lines, "rx_bytes") === String(148 + 32 + data),
+        `rx_bytes=${valueOf(lines, "rx_bytes")}, not ${180 + data}`,
+      );
+      must(
+        valueOf(lines, "tx_bytes") === String(92 + data),
+        `tx_bytes=${valueOf(lines, "tx_bytes")}, not ${92 + data}`,
+      );
     },
   },
   {
@@ -341,7 +359,10 @@ export const uapi: Check[] = [
         must(got && type(got) === 2, "an initiation for the new key is not answered");
         must(!(await trial.answer(old, SILENCE_MS)), "an initiation for the old key is answered");
         void trial.system.ping(trial.inner().ours);
-        must(!(await trial.data(session, (plain) => plain.length > 0, { timeoutMs: 700 })), "it sends under the old session");
+        must(
+          !(await trial.data(session, (plain) => plain.length > 0, { timeoutMs: 700 })),
+          "it sends under the old session",
+        );
       } finally {
         await trial.uapi.set(`private_key=${before}`);
       }
