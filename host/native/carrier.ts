@@ -43,6 +43,7 @@ export interface NativeOptions {
 }
 
 export class NativeCarrier {
+  readonly kind = "native";
   readonly core: Core;
   readonly clock: Clock;
   readonly #options: NativeOptions;

@@ -77,9 +77,11 @@ export class RingWriter extends Ring {
   /**
    * Begins a packet of at most `room` bytes, its virtio header not counted; sleeps until there is room for it.
    * @returns false when it was told to stop
+   * @throws RangeError when it is longer than half of the ring, and so may find no place in an empty one
    */
   begin(room: number): boolean {
     const need = align(ENTRY_HEADER + room);
+    if (need > this.size / 2) throw new RangeError(`a packet of ${room} bytes in a ring of ${this.size}`);
     const position = this.#head % this.size;
     const rest = this.size - position;
     if (rest < need) {

@@ -48,7 +48,9 @@ export function deviceSuite(name: string, open: Open, { burst, ordered }: Carria
   test.before.each(async () => {
     pair = await openPair(open);
   });
-  test.after.each(() => pair.close());
+  test.after.each(async () => {
+    await pair.close();
+  });
 
   /** Sends super-packets, as many at once as the carriage bears, and waits for them. @returns how many came as one */
   const exchange = async (isToRight: boolean, flows: [fields: Fields, gsoSize: number][]): Promise<number> => {

@@ -37,6 +37,7 @@ export interface CarrierOptions {
 export class Carrier implements Network, DatagramSink {
   readonly errors: ErrorCounts = new Map();
   readonly fwmark = 0;
+  readonly kind = "portable";
   readonly #options: CarrierOptions;
   #socket: TransportSocket | null = null;
   #closed = false;
