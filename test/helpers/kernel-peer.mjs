@@ -7,6 +7,7 @@
 //   stall   reads nothing until "resume", then as a sink
 //   reset   RST at the first byte
 //   count   reads and counts: asked for by "count"
+// "stop" ends all connections at once.
 // Every connection that ends is reported: { done: port, received, sent, wrong, error }.
 import { execFile } from "node:child_process";
 import dgram from "node:dgram";
@@ -21,13 +22,18 @@ const say = (message) => process.stdout.write(`${JSON.stringify(message)}\n`);
 /** bytes received by connections in mode count */
 let counted = 0;
 const stalled = new Set();
+const open = new Set();
 
 function run(socket, port, mode, bytes) {
   const state = { received: 0, sent: 0, wrong: -1, error: null };
   const check = mode === "sink" || mode === "stall";
   socket.setNoDelay(true);
   socket.on("error", (error) => (state.error = error.code ?? String(error)));
-  socket.on("close", () => say({ done: port, ...state }));
+  open.add(socket);
+  socket.on("close", () => {
+    open.delete(socket);
+    say({ done: port, ...state });
+  });
   socket.on("data", (chunk) => {
     if (mode === "reset") return void socket.resetAndDestroy();
     if (check && state.wrong < 0) state.wrong = pattern.mismatch(chunk, state.received);
@@ -93,6 +99,10 @@ const commands = {
     return {};
   },
   count: () => ({ counted }),
+  stop() {
+    for (const socket of open) socket.destroy();
+    return {};
+  },
   exec: ({ program, args }) =>
     new Promise((resolve) => {
       execFile(program, args, (error, stdout, stderr) => resolve({ code: error ? (error.code ?? 1) : 0, output: stdout + stderr }));
