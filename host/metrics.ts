@@ -61,8 +61,16 @@ export function deviceFamilies(interfaces: readonly InterfaceMetrics[]): MetricF
     [...counts].map(([reason, value]) => ({ labels: { interface: name, reason }, value })),
   );
   return [
-    counter("wireguard_sent_bytes", "Bytes sent to the peer", ofPeers((peer) => peer.txBytes)),
-    counter("wireguard_received_bytes", "Bytes received from the peer", ofPeers((peer) => peer.rxBytes)),
+    counter(
+      "wireguard_sent_bytes",
+      "Bytes sent to the peer",
+      ofPeers((peer) => peer.txBytes),
+    ),
+    counter(
+      "wireguard_received_bytes",
+      "Bytes received from the peer",
+      ofPeers((peer) => peer.rxBytes),
+    ),
     gauge(
       "wireguard_latest_handshake_seconds",
       "UNIX timestamp seconds of the last handshake, 0 = never",
@@ -95,7 +103,9 @@ function peerLabels({ name, friendlyNames }: InterfaceMetrics, peer: PeerState):
     public_key: publicKey,
     allowed_ips: peer.allowedIps.map(formatPrefix).join(","),
     ...(friendly === undefined ? {} : { friendly_name: friendly }),
-    ...(endpoint ? { remote_ip: endpoint.slice(0, colon).replace(/[[\]]/g, ""), remote_port: endpoint.slice(colon + 1) } : {}),
+    ...(endpoint
+      ? { remote_ip: endpoint.slice(0, colon).replace(/[[\]]/g, ""), remote_port: endpoint.slice(colon + 1) }
+      : {}),
   };
 }
 

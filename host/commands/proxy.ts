@@ -90,6 +90,7 @@ Environment: LOG_LEVEL=verbose|error|silent, and variables that the files name
     }
     // The one thing that is said unasked: which ports they are. Standard output may belong to a [STDIOTunnel].
     for (const { tunnel, kind, address } of proxy.addresses) {
+      if (kind === "stdio") continue; // it is nowhere, and ssh would show the line
       process.stderr.write(`wasmguard: ${[tunnel, kind].filter(Boolean).join(" ")} ${address}\n`);
     }
     void proxy.stdioEnded.then((error) => stop(error ? 1 : 0));

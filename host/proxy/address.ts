@@ -16,7 +16,7 @@ export function parseBind(text: string): Bind {
   return parsePath(text) ?? splitAddress(text, { bare: "127.0.0.1", anyPort: true });
 }
 
-/** Where to listen inside of the tunnel: "port", ":port" or "address:port" of one of its addresses. @throws RangeError */
+/** Where to listen in the tunnel: "port", ":port", or "address:port" with one of its addresses. @throws RangeError */
 export function parseInnerBind(text: string): HostPort {
   const bind = splitAddress(text, { bare: "", anyPort: false });
   if (bind.host !== "" && !isAddress(bind.host)) throw new RangeError(`${quote(bind.host)} is not an address`);
@@ -48,7 +48,11 @@ export function unmapped(address: string): string {
   return /^::ffff:\d+\.\d+\.\d+\.\d+$/i.test(address) ? address.slice(7) : address;
 }
 
-/** An authority: "name:80", "name", "[::1]:80". @param defaultPort  undefined = the port must be there. @throws RangeError */
+/**
+ * An authority: "name:80", "name", "[::1]:80".
+ * @param defaultPort  undefined = the port must be there
+ * @throws RangeError
+ */
 export function parseAuthority(text: string, defaultPort?: number): HostPort {
   const portMissing = text.endsWith("]") || !text.includes(":");
   return parseTarget(portMissing && defaultPort !== undefined ? `${text}:${defaultPort}` : text);

@@ -21,7 +21,7 @@ export function serverName(bytes: Uint8Array): string | "more" | null {
 function assemble(bytes: Uint8Array): Uint8Array | "more" | null {
   const parts: Uint8Array[] = [];
   let have = 0;
-  for (let at = 0; ; ) {
+  for (let at = 0; ;) {
     if (bytes.length > at && bytes[at] !== RECORD_HANDSHAKE) return null;
     if (bytes.length < at + RECORD_HEADER_LEN) return "more";
     const length = (bytes[at + 3] << 8) | bytes[at + 4];
@@ -48,7 +48,7 @@ function readServerName(hello: Uint8Array): string | null {
   at += 1 + (hello[at] ?? 0); // compression methods
   const end = at + 2 + u16(hello, at);
   if (end > hello.length) return null;
-  for (at += 2; at + 4 <= end; ) {
+  for (at += 2; at + 4 <= end;) {
     const type = u16(hello, at);
     const length = u16(hello, at + 2);
     at += 4;
@@ -60,7 +60,7 @@ function readServerName(hello: Uint8Array): string | null {
 }
 
 function readNameList(list: Uint8Array): string | null {
-  for (let at = 2; at + 3 <= list.length; ) {
+  for (let at = 2; at + 3 <= list.length;) {
     const length = u16(list, at + 1);
     const name = list.subarray(at + 3, at + 3 + length);
     if (name.length < length) return null;

@@ -41,7 +41,11 @@ export class HealthDoor {
 
 function respond(req: IncomingMessage, res: ServerResponse, sources: DoorSources): void {
   const send = (status: number, type: string, body: string) => {
-    res.writeHead(status, { "Content-Type": type, "Content-Length": Buffer.byteLength(body), "Cache-Control": "no-store" });
+    res.writeHead(status, {
+      "Content-Type": type,
+      "Content-Length": Buffer.byteLength(body),
+      "Cache-Control": "no-store",
+    });
     res.end(req.method === "HEAD" ? undefined : body);
   };
   const text = "text/plain; charset=utf-8";

@@ -28,7 +28,10 @@ export interface Failure {
 }
 
 const failure = (reason: FailureReason, socksReply: number, httpStatus: number, words: string): Failure => ({
-  reason, socksReply, httpStatus, words,
+  reason,
+  socksReply,
+  httpStatus,
+  words,
 });
 
 const OTHER = failure("other", 1, 502, "general failure");

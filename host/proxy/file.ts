@@ -35,7 +35,11 @@ export function loadFile(path: string, access: FileAccess): ProxyFile {
       return text;
     } catch (error) {
       const { code = "EIO" } = error as NodeJS.ErrnoException;
-      const words: Record<string, string> = { ENOENT: "there is no such file", EACCES: "it is not permitted", EISDIR: "it is a folder" };
+      const words: Record<string, string> = {
+        ENOENT: "there is no such file",
+        EACCES: "it is not permitted",
+        EISDIR: "it is a folder",
+      };
       throw new WasmguardError(code, `Cannot read ${file}: ${words[code] ?? code}`, { cause: error });
     }
   };

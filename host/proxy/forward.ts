@@ -26,7 +26,10 @@ export class Forward implements Service {
     const forward = new Forward(context, spec.target);
     const { tally, maxClients } = context;
     forward.#listener = await Listener.open({
-      bind: spec.bind, tally, maxClients, onSocket: (socket) => void forward.#serve(socket),
+      bind: spec.bind,
+      tally,
+      maxClients,
+      onSocket: (socket) => void forward.#serve(socket),
     });
     return forward;
   }
@@ -43,7 +46,10 @@ export class Forward implements Service {
     const { tally, log, tunnel, prefer } = this.#context;
     let far: TunnelSocket;
     try {
-      far = await dial(tunnel(), this.#target, { prefer: prefer(), signal: abortOnClose(socket, this.#listener.signal) });
+      far = await dial(tunnel(), this.#target, {
+        prefer: prefer(),
+        signal: abortOnClose(socket, this.#listener.signal),
+      });
     } catch (error) {
       const { reason, words } = classify(error);
       tally.failed(reason);

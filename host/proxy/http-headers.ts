@@ -3,8 +3,15 @@
 
 /** RFC 9110 §7.6.1, and Proxy-Connection, which browsers send and nobody defined. */
 const HOP_BY_HOP = [
-  "connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "te", "trailer",
-  "transfer-encoding", "upgrade",
+  "connection",
+  "keep-alive",
+  "proxy-connection",
+  "proxy-authenticate",
+  "proxy-authorization",
+  "te",
+  "trailer",
+  "transfer-encoding",
+  "upgrade",
 ];
 
 /** Our pseudonym: a Via with our address would tell the far end about this side. */
@@ -27,7 +34,8 @@ export function forwarded(raw: readonly string[], { upgrade = false }: HeaderOpt
       kept.push(raw[i], raw[i + 1]);
     }
   }
-  if (upgrade) kept.push("Connection", ["Upgrade", ...named].filter((name, i) => i === 0 || name !== "upgrade").join(", "));
+  if (upgrade)
+    kept.push("Connection", ["Upgrade", ...named].filter((name, i) => i === 0 || name !== "upgrade").join(", "));
   const via = values(raw, "via");
   kept.push("Via", [...via, VIA].join(", "));
   return kept;

@@ -3,7 +3,9 @@
 // one's own would be the place for request smuggling. With CertFile and KeyFile the door itself is TLS.
 
 import { readFileSync } from "node:fs";
-import { Agent, type ClientRequest, type IncomingMessage, STATUS_CODES, type ServerResponse, createServer, request } from "node:http";
+import {
+  Agent, type ClientRequest, type IncomingMessage, STATUS_CODES, type ServerResponse, createServer, request,
+} from "node:http";
 import { createServer as createTlsServer } from "node:https";
 import type { Server, Socket } from "node:net";
 import { type Duplex, pipeline } from "node:stream";
@@ -219,7 +221,11 @@ export class HttpProxy implements Service {
     const isLate = error.code === "ERR_HTTP_REQUEST_TIMEOUT";
     if (error.code !== "ECONNRESET") this.#context.tally.failed(isLate ? "stalled" : "protocol");
     if (!socket.writable || error.code === "ECONNRESET") return void socket.destroy();
-    this.#refuse(socket, isLate ? 408 : error.code === "HPE_HEADER_OVERFLOW" ? 431 : 400, "this is not an HTTP request");
+    this.#refuse(
+      socket,
+      isLate ? 408 : error.code === "HPE_HEADER_OVERFLOW" ? 431 : 400,
+      "this is not an HTTP request",
+    );
   }
 
   #refuse(socket: Duplex, status: number, words: string): void {
@@ -247,7 +253,11 @@ class TunnelAgent extends Agent {
     callback?: (error: Error | null, stream: Duplex) => void,
   ): undefined {
     const { tunnel, prefer } = this.#context;
-    dial(tunnel(), { host: String(options.host), port: Number(options.port) }, { prefer: prefer(), allowHalfOpen: false }).then(
+    dial(
+      tunnel(),
+      { host: String(options.host), port: Number(options.port) },
+      { prefer: prefer(), allowHalfOpen: false },
+    ).then(
       (socket) => callback?.(null, socket),
       (error: Error) => (callback as ((error: Error) => void) | undefined)?.(error),
     );
@@ -305,6 +315,8 @@ function readPem(key: string, path: string): Buffer {
   try {
     return readFileSync(path);
   } catch (error) {
-    throw new WasmguardError((error as NodeJS.ErrnoException).code ?? "EIO", `Cannot read ${key} ${path}`, { cause: error });
+    throw new WasmguardError((error as NodeJS.ErrnoException).code ?? "EIO", `Cannot read ${key} ${path}`, {
+      cause: error,
+    });
   }
 }

@@ -107,7 +107,9 @@ export class Proxy {
   metrics(): MetricFamily[] {
     const running = this.#homes.flatMap((home) => home.services.map((each) => ({ home, ...each })));
     const label = ({ home, spec, service }: { home: Home } & RunningService) => ({
-      tunnel: home.file.name, service: spec.kind, address: service.address,
+      tunnel: home.file.name,
+      service: spec.kind,
+      address: service.address,
     });
     const byReason = (of: "failures" | "drops") =>
       running.flatMap((each) =>
@@ -118,15 +120,37 @@ export class Proxy {
     return [
       ...deviceFamilies(
         this.#homes.map(({ file, tunnel }) => ({
-          name: file.name, state: tunnel.state(), friendlyNames: file.friendlyNames, drops: tunnel.drops(),
+          name: file.name,
+          state: tunnel.state(),
+          friendlyNames: file.friendlyNames,
+          drops: tunnel.drops(),
         })),
       ),
-      gauge("wasmguard_tunnel_ready", "1 = the tunnel lives, as /readyz tells",
-        this.#homes.map((home) => ({ labels: { interface: home.file.name }, value: home.health().ready ? 1 : 0 }))),
-      gauge("wasmguard_proxy_open_connections", "Connections or UDP sessions now", of((tally) => tally.open)),
-      counter("wasmguard_proxy_connections", "Connections or UDP sessions so far", of((tally) => tally.accepted)),
-      counter("wasmguard_proxy_sent_bytes", "Payload bytes of clients", of((tally) => tally.sentBytes)),
-      counter("wasmguard_proxy_received_bytes", "Payload bytes to clients", of((tally) => tally.receivedBytes)),
+      gauge(
+        "wasmguard_tunnel_ready",
+        "1 = the tunnel lives, as /readyz tells",
+        this.#homes.map((home) => ({ labels: { interface: home.file.name }, value: home.health().ready ? 1 : 0 })),
+      ),
+      gauge(
+        "wasmguard_proxy_open_connections",
+        "Connections or UDP sessions now",
+        of((tally) => tally.open),
+      ),
+      counter(
+        "wasmguard_proxy_connections",
+        "Connections or UDP sessions so far",
+        of((tally) => tally.accepted),
+      ),
+      counter(
+        "wasmguard_proxy_sent_bytes",
+        "Payload bytes of clients",
+        of((tally) => tally.sentBytes),
+      ),
+      counter(
+        "wasmguard_proxy_received_bytes",
+        "Payload bytes to clients",
+        of((tally) => tally.receivedBytes),
+      ),
       counter("wasmguard_proxy_failures", "Connections that failed, by reason", byReason("failures")),
       counter("wasmguard_proxy_dropped_datagrams", "UDP datagrams not passed on, by reason", byReason("drops")),
     ];
@@ -151,8 +175,8 @@ export class Proxy {
   async #reload(): Promise<boolean> {
     const plans = plan(this.#options.sources, this.#options.access);
     const changes = this.#homes.map((home, i) => ({ home, ...plans[i], ...compare(home, plans[i]) }));
-    const isChanged = changes.some(({ home, file, added, removed }) =>
-      added.length > 0 || removed.length > 0 || !sameTexts(home.file, file),
+    const isChanged = changes.some(
+      ({ home, file, added, removed }) => added.length > 0 || removed.length > 0 || !sameTexts(home.file, file),
     );
     if (!isChanged) return false;
     // What is still held by a service that goes, or lies in a tunnel that may change, comes last.
@@ -175,7 +199,8 @@ export class Proxy {
         undo.push(() => home.change(before));
       }
     } catch (error) {
-      for (const step of undo.reverse()) await step().catch((reason) => this.#options.log.error(`Going back: ${reason}`));
+      for (const step of undo.reverse())
+        await step().catch((reason) => this.#options.log.error(`Going back: ${reason}`));
       throw error;
     }
     for (const { home, removed } of changes) for (const spec of removed) await home.stop(spec);

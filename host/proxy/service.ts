@@ -10,7 +10,11 @@ import type { Service, ServiceContext } from "./types.ts";
 import { UdpForward, UdpReverse } from "./udp-forward.ts";
 
 /** Rejects with an error that names the address. */
-export function startService(spec: ServiceSpec, context: ServiceContext, streams: () => StandardStreams): Promise<Service> {
+export function startService(
+  spec: ServiceSpec,
+  context: ServiceContext,
+  streams: () => StandardStreams,
+): Promise<Service> {
   switch (spec.kind) {
     case "socks5":
       return Socks5.start(spec, context);

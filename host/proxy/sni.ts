@@ -33,7 +33,10 @@ export class SniDoor implements Service {
     const door = new SniDoor(context, port);
     const { tally, maxClients } = context;
     door.#listener = await Listener.open({
-      bind: spec.bind, tally, maxClients, onSocket: (socket) => void door.#serve(socket),
+      bind: spec.bind,
+      tally,
+      maxClients,
+      onSocket: (socket) => void door.#serve(socket),
     });
     return door;
   }
@@ -61,7 +64,10 @@ export class SniDoor implements Service {
         return reset(socket);
       }
       const target = { host, port: this.#port };
-      const far = await dial(tunnel(), target, { prefer: prefer(), signal: abortOnClose(socket, this.#listener.signal) });
+      const far = await dial(tunnel(), target, {
+        prefer: prefer(),
+        signal: abortOnClose(socket, this.#listener.signal),
+      });
       if (socket.destroyed) return reset(far);
       far.write(hello);
       tally.sentBytes += hello.length;

@@ -1,5 +1,5 @@
-// The SOCKS5 door: CONNECT and UDP ASSOCIATE into the tunnel, names resolved there. BIND is refused: nobody uses it, and
-// a port that anyone inside may reach is what reverse forwards are for. Each failure gets the reply of its kind.
+// The SOCKS5 door: CONNECT and UDP ASSOCIATE into the tunnel, names resolved there. BIND is refused: nobody uses it,
+// and a port that anyone inside may reach is what reverse forwards are for. Each failure gets the reply of its kind.
 
 import type { Socket } from "node:net";
 import { WasmguardError } from "../errors.ts";
@@ -34,7 +34,10 @@ export class Socks5 implements Service {
     const door = new Socks5(context, spec.login && new Credentials(spec.login));
     const { tally, maxClients } = context;
     door.#listener = await Listener.open({
-      bind: spec.bind, tally, maxClients, onSocket: (socket) => void door.#serve(socket),
+      bind: spec.bind,
+      tally,
+      maxClients,
+      onSocket: (socket) => void door.#serve(socket),
     });
     return door;
   }
@@ -135,13 +138,16 @@ export class Socks5 implements Service {
 
   async #associate(socket: Socket, expected: Destination): Promise<void> {
     const { tally, log, tunnel } = this.#context;
-    if (socket.remoteAddress === undefined) throw new SocksError("UDP through a unix socket", REPLY.commandNotSupported);
+    if (socket.remoteAddress === undefined)
+      throw new SocksError("UDP through a unix socket", REPLY.commandNotSupported);
     let association: Association;
     try {
       association = await Association.open(tunnel(), socket, expected, tally, log);
     } catch (error) {
       tally.failed(classify(error).reason);
-      log.error(`socks5: no UDP association: ${error instanceof WasmguardError ? error.message : classify(error).words}`);
+      log.error(
+        `socks5: no UDP association: ${error instanceof WasmguardError ? error.message : classify(error).words}`,
+      );
       return farewell(socket, encodeReply(REPLY.failure));
     }
     if (socket.destroyed) return association.close();

@@ -49,7 +49,10 @@ export function splice(near: Duplex, far: Duplex, options: SpliceOptions = {}): 
       other.removeAllListeners("drain");
       resolve(failure);
     };
-    for (const [from, to, count] of [[near, far, onSent], [far, near, onReceived]] as const) {
+    for (const [from, to, count] of [
+      [near, far, onSent],
+      [far, near, onReceived],
+    ] as const) {
       from.on("error", breakBoth);
       from.on("data", (chunk: Uint8Array) => {
         count(chunk.length);

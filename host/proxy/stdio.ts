@@ -20,7 +20,11 @@ export class StdioTunnel implements Service {
   readonly #abort = new AbortController();
   readonly #near: Duplex;
 
-  private constructor(spec: Extract<ServiceSpec, { kind: "stdio" }>, context: ServiceContext, streams: StandardStreams) {
+  private constructor(
+    spec: Extract<ServiceSpec, { kind: "stdio" }>,
+    context: ServiceContext,
+    streams: StandardStreams,
+  ) {
     this.#near = Duplex.from({ readable: streams.input, writable: streams.output }) as Duplex;
     this.#near.on("error", () => {});
     this.ended = this.#run(spec, context);

@@ -148,9 +148,10 @@ function backHere({ host, port }: HostPort): OpenBack {
     socket.on("error", () => {}); // refused: the target's port may open later
     socket.on("close", onClose);
     return {
-      send: (payload) => new Promise((resolve, reject) => {
-        socket.send(payload, (error) => (error ? reject(error) : resolve()));
-      }),
+      send: (payload) =>
+        new Promise((resolve, reject) => {
+          socket.send(payload, (error) => (error ? reject(error) : resolve()));
+        }),
       close: () => socket.close(),
     };
   };

@@ -25,7 +25,12 @@ function make(names: string[]): { cert: string; key: string } {
     der(
       SEQUENCE,
       der(SEQUENCE, oid("551d11"), der(0x04, altNames)),
-      der(SEQUENCE, oid("551d13"), der(0x01, Buffer.from([0xff])), der(0x04, der(SEQUENCE, der(0x01, Buffer.from([0xff]))))),
+      der(
+        SEQUENCE,
+        oid("551d13"),
+        der(0x01, Buffer.from([0xff])),
+        der(0x04, der(SEQUENCE, der(0x01, Buffer.from([0xff])))),
+      ),
     ),
   );
   const toSign = der(
@@ -41,7 +46,10 @@ function make(names: string[]): { cert: string; key: string } {
   );
   const signature = createSign("sha256").update(toSign).sign(privateKey);
   const whole = der(SEQUENCE, toSign, ecdsaWithSha256, der(0x03, Buffer.from([0]), signature));
-  const lines = whole.toString("base64").match(/.{1,64}/g)!.join("\n");
+  const lines = whole
+    .toString("base64")
+    .match(/.{1,64}/g)!
+    .join("\n");
   return {
     cert: `-----BEGIN CERTIFICATE-----\n${lines}\n-----END CERTIFICATE-----\n`,
     key: privateKey.export({ type: "pkcs8", format: "pem" }) as string,

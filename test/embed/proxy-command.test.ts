@@ -34,7 +34,11 @@ class Command {
   /** Port of a service that it has announced. */
   async port(kind: string): Promise<number> {
     const line = new RegExp(`^wasmguard: (?:\\S+ )?${kind} \\S+:(\\d+)$`, "m");
-    const match = await waitFor(`${kind} to be announced`, () => line.exec(this.err) ?? (this.code !== null ? ["", "0"] : null), 15_000);
+    const match = await waitFor(
+      `${kind} to be announced`,
+      () => line.exec(this.err) ?? (this.code !== null ? ["", "0"] : null),
+      15_000,
+    );
     assert.notEqual(match[1], "0", `it ended with ${this.code}: ${this.err}`);
     return Number(match[1]);
   }
@@ -75,10 +79,16 @@ command("curl through SOCKS5 and HTTP; a reload; Ctrl-C", async () => {
   const proxy = start([path, "--socks5", "0", "--http", "bob:secret-word@0", "--metrics", "0"]);
   const url = `http://origin.test:${port}/`;
   assert.equal((await curl("--socks5-hostname", `127.0.0.1:${await proxy.port("socks5")}`, url)).out, "inside");
-  assert.equal((await curl("--proxy", `http://bob:secret-word@127.0.0.1:${await proxy.port("http")}`, url)).out, "inside");
+  assert.equal(
+    (await curl("--proxy", `http://bob:secret-word@127.0.0.1:${await proxy.port("http")}`, url)).out,
+    "inside",
+  );
   const health = `http://127.0.0.1:${await proxy.port("metrics")}`;
   assert.equal((await curl("-o", "/dev/null", "-w", "%{http_code}", `${health}/readyz`)).out, "200");
-  assert.match((await curl(`${health}/metrics`)).out, /^wireguard_latest_handshake_seconds\{interface="wg0",.*\} [1-9]\d+$/m);
+  assert.match(
+    (await curl(`${health}/metrics`)).out,
+    /^wireguard_latest_handshake_seconds\{interface="wg0",.*\} [1-9]\d+$/m,
+  );
 
   const stream = new Raw(await proxy.port("socks5"));
   stream.send([5, 1, 0, 5, 1, 0, 3, 11, ...Buffer.from("origin.test"), port >> 8, port & 255]);
@@ -89,7 +99,9 @@ command("curl through SOCKS5 and HTTP; a reload; Ctrl-C", async () => {
   await waitFor("the reload", () => /^\(proxy\).*forward on 127.0.0.1:0.*at 127.0.0.1:\d+$/m.test(proxy.err) || isDeno);
   writeFileSync(path, "[Interface]\nPrivateKey = secret-word-that-is-no-key\n");
   proxy.signal("SIGHUP");
-  await waitFor("its refusal", () => /Not reloaded, the old configuration goes on: .*wg0.conf: line 2: PrivateKey/.test(proxy.err));
+  await waitFor("its refusal", () =>
+    /Not reloaded, the old configuration goes on: .*wg0.conf: line 2: PrivateKey/.test(proxy.err),
+  );
   stream.send(`GET / HTTP/1.0\r\n\r\n`);
   assert.ok((await stream.rest()).toString().endsWith("inside"), "the stream went on");
   stream.close();
@@ -155,7 +167,10 @@ command("variables of the environment", async () => {
     return assert.match(proxy.err, /Password: the environment variable PROXY_WORD is not set/);
   }
   const at = await proxy.port("http");
-  assert.equal((await curl("--proxy", `http://bob:from-outside@127.0.0.1:${at}`, `http://origin.test:${port}/`)).out, "inside");
+  assert.equal(
+    (await curl("--proxy", `http://bob:from-outside@127.0.0.1:${at}`, `http://origin.test:${port}/`)).out,
+    "inside",
+  );
   proxy.signal("SIGTERM");
   assert.equal(await proxy.ended(), 0);
 });

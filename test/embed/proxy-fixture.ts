@@ -75,7 +75,11 @@ export class World {
   /** @param services  [kind, value of the option] */
   async proxy(
     services: [ServiceKind, string][],
-    { conf = this.conf(), path = this.file(conf), ...more }: Partial<ProxyOptions> & { conf?: string; path?: string } = {},
+    {
+      conf = this.conf(),
+      path = this.file(conf),
+      ...more
+    }: Partial<ProxyOptions> & { conf?: string; path?: string } = {},
   ): Promise<RunningProxy> {
     const sources = [{ path, services: services.map(([kind, text]) => parseService(kind, text)) }];
     return this.start({ sources, ...more }, path);

@@ -162,7 +162,10 @@ edges("an abandoned unix socket is taken over, one in use or another file is not
     const port = await world.echo();
     const path = join(world.folder, "left.sock");
     const running = await world.proxy([["forward", `unix:${path}=127.0.0.1:${port}`]]);
-    await assert.rejects(world.proxy([["forward", `unix:${path}=127.0.0.1:${port}`]]), /Cannot listen on unix:.*left.sock: the address is in use/);
+    await assert.rejects(
+      world.proxy([["forward", `unix:${path}=127.0.0.1:${port}`]]),
+      /Cannot listen on unix:.*left.sock: the address is in use/,
+    );
     await running.proxy.stop();
     writeFileSync(path, "precious");
     await assert.rejects(world.proxy([["forward", `unix:${path}=127.0.0.1:${port}`]]), /the address is in use/);
@@ -197,13 +200,22 @@ edges("UDP sessions: the one that was silent longest goes first, and all go in t
   from(1, "c");
   from(3, "d"); // 2 was silent longest
   await sleep(1);
-  assert.deepEqual(opened.map(({ sent }) => sent), [["a", "c"], [], ["d"]]);
-  assert.deepEqual(opened.map(({ closed }) => closed), [false, true, false]);
+  assert.deepEqual(
+    opened.map(({ sent }) => sent),
+    [["a", "c"], [], ["d"]],
+  );
+  assert.deepEqual(
+    opened.map(({ closed }) => closed),
+    [false, true, false],
+  );
   opened[0].answer(Buffer.from("x"));
   opened[1].answer(Buffer.from("too late"));
   assert.deepEqual(replies, ["192.0.2.1 1 x"]);
   await waitFor("all to be idle", () => sessions.size === 0);
-  assert.deepEqual(opened.map(({ closed }) => closed), [true, true, true]);
+  assert.deepEqual(
+    opened.map(({ closed }) => closed),
+    [true, true, true],
+  );
   assert.deepEqual([tally.open, tally.accepted, tally.failures.get("limit")], [0, 3, 1]);
   for (let i = 0; i < 100; i++) from(9, "flood"); // before the session's socket stands
   assert.equal(tally.drops.get("queue-full"), 36);
@@ -241,12 +253,21 @@ const sni = suite("SNI door");
 sni("a TLS client that knows no proxy reaches the server that it names", async () => {
   const world = new World();
   const { cert, key } = certificate();
-  const server = createTlsServer({ cert, key }, (socket) => socket.end(`you asked for ${(socket as { servername?: string }).servername}`));
+  const server = createTlsServer({ cert, key }, (socket) =>
+    socket.end(`you asked for ${(socket as { servername?: string }).servername}`),
+  );
   const port = await world.serve((socket) => void server.emit("connection", socket));
   world.names["origin.test"] = ["127.0.0.1"];
   const tally = new Tally();
   const tunnel = await world.openTunnel(world.far as never);
-  const context = { tunnel: () => tunnel, log: silentLogger, tally, maxClients: 10, prefer: () => "auto" as const, handshakeMs: 500 };
+  const context = {
+    tunnel: () => tunnel,
+    log: silentLogger,
+    tally,
+    maxClients: 10,
+    prefer: () => "auto" as const,
+    handshakeMs: 500,
+  };
   const door = await SniDoor.start({ kind: "sni", bind: { host: "127.0.0.1", port: 0 } }, context, port);
   const doorPort = Number(door.address.split(":")[1]);
   try {
@@ -269,18 +290,21 @@ sni("a TLS client that knows no proxy reaches the server that it names", async (
 
 sni("names in any splitting of records; nothing that is cut or made up is believed", async () => {
   const hello = await new Promise<Buffer>((resolve) => {
-    const sink = createServer((socket) => socket.once("data", (data) => {
-      socket.destroy();
-      sink.close();
-      resolve(data);
-    }));
+    const sink = createServer((socket) =>
+      socket.once("data", (data) => {
+        socket.destroy();
+        sink.close();
+        resolve(data);
+      }),
+    );
     sink.listen(0, "127.0.0.1", () => {
       const { port } = sink.address() as { port: number };
       connectTls({ port, host: "127.0.0.1", servername: "some.name.test" }).on("error", () => {});
     });
   });
   assert.equal(serverName(hello), "some.name.test");
-  for (let length = 0; length < hello.length; length++) assert.equal(serverName(hello.subarray(0, length)), "more", `${length}`);
+  for (let length = 0; length < hello.length; length++)
+    assert.equal(serverName(hello.subarray(0, length)), "more", `${length}`);
   const body = hello.subarray(5);
   for (const size of [1, 7, 100]) {
     const records: Buffer[] = [];

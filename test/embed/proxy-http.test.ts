@@ -46,7 +46,12 @@ for (const [where, open] of worlds) {
       assert.deepEqual(post, { code: 0, out: `POST /up ${world.host}:${port} ${hash}`, err: "" });
     }
     const secret = await world.serve((socket) => void tls.emit("connection", socket));
-    const https = await curl(...proxy, "--cacert", world.file(certificate().cert, "ca.pem"), `https://origin.test:${secret}/x`);
+    const https = await curl(
+      ...proxy,
+      "--cacert",
+      world.file(certificate().cert, "ca.pem"),
+      `https://origin.test:${secret}/x`,
+    );
     assert.deepEqual(https, { code: 0, out: "secret /x", err: "" });
   });
 
@@ -85,7 +90,9 @@ for (const [where, open] of worlds) {
   real("a WebSocket: through CONNECT, and as an upgrade", async () => {
     const { port, server } = await world.http((_, res) => res.end());
     const sockets = new WebSocketServer({ server });
-    sockets.on("connection", (socket) => socket.on("message", (data, isBinary) => socket.send(data, { binary: isBinary })));
+    sockets.on("connection", (socket) =>
+      socket.on("message", (data, isBinary) => socket.send(data, { binary: isBinary })),
+    );
     for (const absolute of [false, true]) {
       // The other way: the request line of the upgrade itself names the server.
       const finishRequest = (req: ClientRequest): void => {
@@ -121,7 +128,10 @@ class ConnectAgent extends Agent {
     this.#proxyPort = proxyPort;
   }
 
-  override createConnection(options: { host?: string | null; port?: string | number | null }, callback?: unknown): undefined {
+  override createConnection(
+    options: { host?: string | null; port?: string | number | null },
+    callback?: unknown,
+  ): undefined {
     const raw = new Raw(this.#proxyPort);
     const target = `${options.host}:${options.port}`;
     raw.send(`CONNECT ${target} HTTP/1.1\r\nHost: ${target}\r\n\r\n`);
@@ -147,23 +157,35 @@ wire("headers of one hop stay there, all others go on as they were", async () =>
   let seen: string[] = [];
   const { port } = await world.http((req, res) => {
     seen = req.rawHeaders;
-    res.writeHead(200, "Fine", [
-      ["Set-Cookie", "a=1"], ["Set-Cookie", "b=2"], ["Keep-Alive", "timeout=9"], ["X-Gone", "1"], ["Connection", "x-gone"],
-      ["X-KEPT", "2"], ["Content-Length", "2"], ["Date", "now"],
-    ].flat());
+    res.writeHead(
+      200,
+      "Fine",
+      [
+        ["Set-Cookie", "a=1"],
+        ["Set-Cookie", "b=2"],
+        ["Keep-Alive", "timeout=9"],
+        ["X-Gone", "1"],
+        ["Connection", "x-gone"],
+        ["X-KEPT", "2"],
+        ["Content-Length", "2"],
+        ["Date", "now"],
+      ].flat(),
+    );
     res.end("ok");
   });
   const client = new Raw(running.port("http"));
   client.send(
-    `GET http://127.0.0.1:${port}/p HTTP/1.1\r\nhost: other.test\r\nX-Case: A\r\nx-case: B\r\nConnection: x-hop, keep-alive\r\n` +
-      "X-Hop: 1\r\nProxy-Connection: keep-alive\r\nProxy-Authorization: Basic eDp5\r\nTE: trailers\r\nUser-Agent: me\r\n\r\n",
+    `GET http://127.0.0.1:${port}/p HTTP/1.1\r\nhost: other.test\r\nX-Case: A\r\nx-case: B\r\n` +
+      "Connection: x-hop, keep-alive\r\nX-Hop: 1\r\nProxy-Connection: keep-alive\r\n" +
+      "Proxy-Authorization: Basic eDp5\r\nTE: trailers\r\nUser-Agent: me\r\n\r\n",
   );
   const head = await client.readUntil("\r\n\r\n");
   assert.equal((await client.read(2)).toString(), "ok");
   const pairs = seen.flatMap((name, i) => (i % 2 === 0 ? [`${name}: ${seen[i + 1]}`] : []));
-  assert.deepEqual(pairs.filter((pair) => !/^connection:/i.test(pair)), [
-    `Host: 127.0.0.1:${port}`, "X-Case: A", "X-Case: B", "User-Agent: me", "Via: 1.1 wasmguard",
-  ]);
+  assert.deepEqual(
+    pairs.filter((pair) => !/^connection:/i.test(pair)),
+    [`Host: 127.0.0.1:${port}`, "X-Case: A", "X-Case: B", "User-Agent: me", "Via: 1.1 wasmguard"],
+  );
   assert.equal(head.split("\r\n")[0], "HTTP/1.1 200 Fine");
   assert.ok(/\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\n/.test(head), head);
   assert.ok(/\r\nX-KEPT: 2\r\n/.test(head) && /\r\nVia: 1.1 wasmguard\r\n/.test(head), head);
@@ -173,13 +195,34 @@ wire("headers of one hop stay there, all others go on as they were", async () =>
 
 wire("header lists, by themselves", () => {
   assert.deepEqual(forwarded(["Via", "1.0 a", "Upgrade", "h2c", "Connection", "close, X-A", "x-a", "1", "B", "2"]), [
-    "B", "2", "Via", "1.0 a, 1.1 wasmguard",
+    "B",
+    "2",
+    "Via",
+    "1.0 a, 1.1 wasmguard",
   ]);
   assert.deepEqual(requestHeaders(["Host", "x", "Transfer-Encoding", "chunked", "A", "1"], "h:1"), [
-    "Host", "h:1", "A", "1", "Via", "1.1 wasmguard", "Transfer-Encoding", "chunked",
+    "Host",
+    "h:1",
+    "A",
+    "1",
+    "Via",
+    "1.1 wasmguard",
+    "Transfer-Encoding",
+    "chunked",
   ]);
-  const upgrade = forwarded(["Connection", "Upgrade, HTTP2-Settings", "Upgrade", "h2c", "HTTP2-Settings", "x"], { upgrade: true });
-  assert.deepEqual(upgrade, ["Upgrade", "h2c", "HTTP2-Settings", "x", "Connection", "Upgrade, http2-settings", "Via", "1.1 wasmguard"]);
+  const upgrade = forwarded(["Connection", "Upgrade, HTTP2-Settings", "Upgrade", "h2c", "HTTP2-Settings", "x"], {
+    upgrade: true,
+  });
+  assert.deepEqual(upgrade, [
+    "Upgrade",
+    "h2c",
+    "HTTP2-Settings",
+    "x",
+    "Connection",
+    "Upgrade, http2-settings",
+    "Via",
+    "1.1 wasmguard",
+  ]);
 });
 
 wire("the body of a GET stays a body: no smuggling", async () => {
@@ -190,13 +233,19 @@ wire("the body of a GET stays a body: no smuggling", async () => {
   });
   const inner = `GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n`;
   const client = new Raw(running.port("http"));
-  client.send(`GET http://127.0.0.1:${port}/1 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n${inner.length.toString(16)}\r\n${inner}\r\n0\r\n\r\n`);
+  client.send(
+    `GET http://127.0.0.1:${port}/1 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n` +
+      `${inner.length.toString(16)}\r\n${inner}\r\n0\r\n\r\n`,
+  );
   await client.readUntil("\r\n\r\n");
   const second = new Raw(running.port("http"));
   second.send(`GET http://127.0.0.1:${port}/2 HTTP/1.1\r\nHost: a\r\nContent-Length: ${inner.length}\r\n\r\n${inner}`);
   await second.readUntil("\r\n\r\n");
   const third = new Raw(running.port("http"));
-  third.send(`POST http://127.0.0.1:${port}/3 HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n`);
+  third.send(
+    `POST http://127.0.0.1:${port}/3 HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n` +
+      `Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n`,
+  );
   assert.ok((await third.rest()).toString().startsWith("HTTP/1.1 400 "), "both lengths");
   assert.deepEqual(urls, ["GET /1", "GET /2"]);
   for (const each of [client, second, third]) each.close();
@@ -236,7 +285,10 @@ wire("an upgrade that the server does not want is an answer; one with a body is 
   const text = (await client.rest()).toString();
   assert.ok(text.startsWith("HTTP/1.1 200 OK\r\n") && /X-Plain: yes/.test(text) && text.includes("plain"), text);
   const second = new Raw(running.port("http"));
-  second.send(`POST http://127.0.0.1:${port}/ HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 1\r\n\r\nx`);
+  second.send(
+    `POST http://127.0.0.1:${port}/ HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\n` +
+      "Upgrade: h2c\r\nContent-Length: 1\r\n\r\nx",
+  );
   assert.ok((await second.rest()).toString().startsWith("HTTP/1.1 400 "), "a body");
   client.close();
   second.close();
@@ -253,7 +305,10 @@ wire("Expect: 100-continue is the server's to answer", async () => {
     new Promise((resolve, reject) => {
       let continued = false;
       const req = httpRequest({
-        host: "127.0.0.1", port: running.port("http"), path: `http://127.0.0.1:${port}${path}`, method: "POST",
+        host: "127.0.0.1",
+        port: running.port("http"),
+        path: `http://127.0.0.1:${port}${path}`,
+        method: "POST",
         headers: { Expect: "100-continue", "Content-Length": 4 },
       });
       req.on("continue", () => {
@@ -303,7 +358,10 @@ wire("a kept connection that the server closes meanwhile: asked again, once", as
   assert.equal((await curl(...proxy, url)).out, "ok");
   for (const socket of sockets.splice(0)) socket.destroy();
   const answers = await Promise.all([curl(...proxy, url), curl(...proxy, url)]);
-  assert.deepEqual(answers.map(({ out }) => out), ["ok", "ok"]);
+  assert.deepEqual(
+    answers.map(({ out }) => out),
+    ["ok", "ok"],
+  );
   assert.equal(count, 3);
 });
 
@@ -329,7 +387,10 @@ guarded("407 with a challenge; a right login; nothing of it goes on", async () =
     assert.ok((await curl(...proxy("alice:s3%3Acret@"), "-p", url)).out.startsWith("{"), "CONNECT");
     const raw = new Raw(running.port("http"));
     raw.send(`GET ${url} HTTP/1.1\r\nHost: a\r\n\r\n`);
-    assert.match(await raw.readUntil("\r\n\r\n"), /\r\nProxy-Authenticate: Basic realm="wasmguard", charset="UTF-8"\r\n/);
+    assert.match(
+      await raw.readUntil("\r\n\r\n"),
+      /\r\nProxy-Authenticate: Basic realm="wasmguard", charset="UTF-8"\r\n/,
+    );
     raw.close();
     assert.ok(running.metric("wasmguard_proxy_failures", { reason: "login" }) >= 12, "counted");
   } finally {
@@ -344,12 +405,18 @@ guarded("CertFile and KeyFile: the door itself is TLS", async () => {
     const files = `CertFile = ${world.file(cert, "cert.pem")}\nKeyFile = ${world.file(key, "key.pem")}\n`;
     const running = await world.proxy([], { conf: `${world.conf()}\n[http]\nBindAddress = 127.0.0.1:0\n${files}` });
     const { port } = await world.http((_, res) => res.end("inside"));
-    const proxy = ["--proxy", `https://localhost:${running.port("http")}`, "--proxy-cacert", world.file(cert, "ca.pem")];
+    const proxy = [
+      "--proxy",
+      `https://localhost:${running.port("http")}`,
+      "--proxy-cacert",
+      world.file(cert, "ca.pem"),
+    ];
     for (const how of [[], ["-p"]]) {
       const { code, out, err } = await curl(...proxy, ...how, `http://127.0.0.1:${port}/`);
       assert.deepEqual([code, out, err], [0, "inside", ""]);
     }
-    const missing = `${world.conf()}\n[http]\nBindAddress = 127.0.0.1:0\nCertFile = ${world.folder}/none\nKeyFile = x\n`;
+    const none = `CertFile = ${world.folder}/none\nKeyFile = x\n`;
+    const missing = `${world.conf()}\n[http]\nBindAddress = 127.0.0.1:0\n${none}`;
     await assert.rejects(world.proxy([], { conf: missing }), /Cannot read CertFile .*none/);
   } finally {
     await world.close();

@@ -19,7 +19,8 @@ for (const [where, open] of worlds) {
     const world = await open();
     try {
       const port = await world.echo();
-      const section = (target: number): string => `[TCPClientTunnel]\nBindAddress = 127.0.0.1:0\nTarget = ${world.host}:${target}\n`;
+      const section = (target: number): string =>
+        `[TCPClientTunnel]\nBindAddress = 127.0.0.1:0\nTarget = ${world.host}:${target}\n`;
       const running = await world.proxy([], { conf: world.conf() + section(port) });
       const client = new Raw(running.port("forward"));
       client.send("before ");
@@ -28,17 +29,26 @@ for (const [where, open] of worlds) {
 
       // Another service, another peer; and a comment, which is no change at all.
       const peer = `[Peer]\nPublicKey = ${PEER_B}\nAllowedIPs = 10.99.0.0/24\n`;
-      writeFileSync(running.path, `# comment\n${world.conf()}${peer}${section(port)}[Socks5]\nBindAddress = 127.0.0.1:0\n`);
+      writeFileSync(
+        running.path,
+        `# comment\n${world.conf()}${peer}${section(port)}[Socks5]\nBindAddress = 127.0.0.1:0\n`,
+      );
       assert.equal(await running.proxy.reload(), true);
       assert.equal(await running.proxy.reload(), false);
-      assert.deepEqual(running.proxy.addresses.map(({ kind }) => kind), ["forward", "socks5"]);
+      assert.deepEqual(
+        running.proxy.addresses.map(({ kind }) => kind),
+        ["forward", "socks5"],
+      );
       client.send("during ");
       assert.equal((await client.read(7)).toString(), "during ");
       assert.equal(running.metric("wireguard_latest_handshake_seconds"), handshakes);
 
       // The service that is gone ends, the one that stays does not.
       const socks = new Raw(running.port("socks5"));
-      await waitFor("it to be served", () => running.metric("wasmguard_proxy_open_connections", { service: "socks5" }) === 1);
+      await waitFor(
+        "it to be served",
+        () => running.metric("wasmguard_proxy_open_connections", { service: "socks5" }) === 1,
+      );
       writeFileSync(running.path, world.conf() + section(port));
       assert.equal(await running.proxy.reload(), true);
       await waitFor("the end of a service", () => socks.over);
@@ -61,7 +71,13 @@ for (const [where, open] of worlds) {
       const old = new Raw(running.port("forward"));
       old.send("x");
       await old.read(1);
-      writeFileSync(running.path, world.conf().replace(/MTU.*\n/, "").replace("[Peer]", "MTU = 1300\n[Peer]") + section);
+      writeFileSync(
+        running.path,
+        world
+          .conf()
+          .replace(/MTU.*\n/, "")
+          .replace("[Peer]", "MTU = 1300\n[Peer]") + section,
+      );
       assert.equal(await running.proxy.reload(), true);
       assert.equal(running.at("forward"), address);
       await waitFor("the old connection's end", () => old.over);
@@ -94,8 +110,14 @@ refused("a bad file changes nothing, and says where it is bad", async () => {
     const bad: [string, RegExp][] = [
       ["[Interface]\nPrivateKey = short\n", /line 2: PrivateKey: key has 5 characters/],
       [`${PLAIN_CONF}[Sock5]\n`, /line 8: \[Sock5\]/],
-      [`${PLAIN_CONF.replace(PEER, PEER_B)}${section}[Socks5]\nBindAddress = ${taken.at("socks5")}\n`, /Cannot listen on 127.0.0.1:\d+: the address is in use/],
-      [`${PLAIN_CONF}[http]\nBindAddress = 127.0.0.1:0\nCertFile = /none\nKeyFile = /none\n`, /Cannot read CertFile \/none/],
+      [
+        `${PLAIN_CONF.replace(PEER, PEER_B)}${section}[Socks5]\nBindAddress = ${taken.at("socks5")}\n`,
+        /Cannot listen on 127.0.0.1:\d+: the address is in use/,
+      ],
+      [
+        `${PLAIN_CONF}[http]\nBindAddress = 127.0.0.1:0\nCertFile = /none\nKeyFile = /none\n`,
+        /Cannot read CertFile \/none/,
+      ],
     ];
     for (const [text, pattern] of bad) {
       writeFileSync(running.path, text);
@@ -120,7 +142,8 @@ refused("a tunnel that does not take it: all others go back", async () => {
     const before = running.proxy.addresses;
     const [a, b] = world.tunnels;
     b.configure = () => Promise.reject(new Error("no"));
-    for (const path of paths) writeFileSync(path, PLAIN_CONF.replace(PEER, PEER_B) + "[http]\nBindAddress = 127.0.0.1:0\n");
+    for (const path of paths)
+      writeFileSync(path, PLAIN_CONF.replace(PEER, PEER_B) + "[http]\nBindAddress = 127.0.0.1:0\n");
     await assert.rejects(running.proxy.reload(), /no/);
     assert.deepEqual(running.proxy.addresses, before);
     assert.equal(a.configured, 2);
@@ -186,7 +209,9 @@ doors("two files, each with its own services, in one process", async () => {
         { path: world.file(PLAIN_CONF, "work.conf"), services: [parseService("http", "0")] },
       ],
       openTunnel: async (config, name) => {
-        const tunnel = new DirectTunnel(config, { names: { "site.test": ["127.0.0.1"], [`${name}.test`]: ["127.0.0.1"] } });
+        const tunnel = new DirectTunnel(config, {
+          names: { "site.test": ["127.0.0.1"], [`${name}.test`]: ["127.0.0.1"] },
+        });
         opened.push(tunnel);
         return tunnel;
       },
@@ -212,13 +237,25 @@ doors("a start that fails leaves nothing open", async () => {
       { path: world.file(PLAIN_CONF, "b.conf"), services: [parseService("socks5", taken.at("socks5"))] },
     ];
     await assert.rejects(world.start({ sources }), /Cannot listen on 127.0.0.1:\d+: the address is in use/);
-    assert.deepEqual(world.tunnels.map(({ closed }) => closed), [false, true, true]);
+    assert.deepEqual(
+      world.tunnels.map(({ closed }) => closed),
+      [false, true, true],
+    );
     const metrics = { host: "127.0.0.1", port: taken.port("socks5") };
     await assert.rejects(world.start({ sources: [sources[0]], metrics }), /Cannot listen on/);
-    const failing = { sources: [sources[0]], openTunnel: () => Promise.reject(Object.assign(new Error("no socket"), { code: "EACCES" })) };
+    const failing = {
+      sources: [sources[0]],
+      openTunnel: () => Promise.reject(Object.assign(new Error("no socket"), { code: "EACCES" })),
+    };
     await assert.rejects(world.start(failing), /Cannot open the tunnel of .*a.conf: no socket/);
-    await assert.rejects(world.proxy([["socks5", "192.0.2.1:0"]]), /Cannot listen on 192.0.2.1:0: this machine has no such address/);
-    await assert.rejects(world.proxy([["forward", `unix:${world.folder}/none/x=a:1`]]), /Cannot listen on unix:.*: (there is no such folder|it is not permitted)/);
+    await assert.rejects(
+      world.proxy([["socks5", "192.0.2.1:0"]]),
+      /Cannot listen on 192.0.2.1:0: this machine has no such address/,
+    );
+    await assert.rejects(
+      world.proxy([["forward", `unix:${world.folder}/none/x=a:1`]]),
+      /Cannot listen on unix:.*: (there is no such folder|it is not permitted)/,
+    );
   } finally {
     await world.close();
   }
@@ -227,7 +264,10 @@ doors("a start that fails leaves nothing open", async () => {
 doors("/livez, /readyz with its reason, /metrics in both forms", async () => {
   const world = new World();
   try {
-    const conf = PLAIN_CONF.replace("[Peer]", "CheckAlive = 10.7.0.2\nCheckAliveInterval = 1\n[Peer]\n# friendly_name = far\n");
+    const conf = PLAIN_CONF.replace(
+      "[Peer]",
+      "CheckAlive = 10.7.0.2\nCheckAliveInterval = 1\n[Peer]\n# friendly_name = far\n",
+    );
     const sources = [{ path: world.file(conf, "wg7.conf"), services: [parseService("http", "0")] }];
     const running = await world.start({ sources, metrics: { host: "127.0.0.1", port: 0 } });
     const url = `http://${running.at("metrics")}`;
@@ -248,17 +288,28 @@ doors("/livez, /readyz with its reason, /metrics in both forms", async () => {
     const { port } = await world.http((_, res) => res.end("12345"));
     await curl("--proxy", `http://${running.at("http")}`, `http://127.0.0.1:${port}/`);
     const [, page] = await ask("/metrics");
-    const families = parsePrometheus(page.replace(/\n200$/, "\n")) as { name: string; metrics: { value: string; labels: Record<string, string> }[] }[];
+    const families = parsePrometheus(page.replace(/\n200$/, "\n")) as {
+      name: string;
+      metrics: { value: string; labels: Record<string, string> }[];
+    }[];
     const value = (name: string): string | undefined => families.find((each) => each.name === name)?.metrics[0].value;
     assert.deepEqual(
-      [value("wireguard_sent_bytes_total"), value("wasmguard_tunnel_ready"), value("wasmguard_proxy_received_bytes_total"), value("wasmguard_dropped_packets_total")],
+      [
+        value("wireguard_sent_bytes_total"),
+        value("wasmguard_tunnel_ready"),
+        value("wasmguard_proxy_received_bytes_total"),
+        value("wasmguard_dropped_packets_total"),
+      ],
       ["1234", "1", "5", "3"],
     );
     const sent = families.find(({ name }) => name === "wireguard_sent_bytes_total")!.metrics[0].labels;
     assert.deepEqual([sent.interface, sent.public_key, sent.friendly_name], ["wg7", PEER, "far"]);
     const [, open] = await ask("/metrics", "-H", "Accept: application/openmetrics-text; version=1.0.0");
     assert.ok(open.includes("# TYPE wireguard_sent_bytes counter\n") && /\n# EOF\n\n200$/.test(open), open);
-    assert.deepEqual([(await ask("/"))[0], (await ask("/livez", "--data", "x"))[0], (await ask("/livez", "-I"))[0]], ["404", "405", "200"]);
+    assert.deepEqual(
+      [(await ask("/"))[0], (await ask("/livez", "--data", "x"))[0], (await ask("/livez", "-I"))[0]],
+      ["404", "405", "200"],
+    );
   } finally {
     await world.close();
   }

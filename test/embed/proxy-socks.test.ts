@@ -45,7 +45,10 @@ async function associate(port: number, announced = request(3, "0.0.0.0", 0)): Pr
 }
 
 function udpRequest(host: string, port: number, payload: string | Uint8Array, fragment = 0): Buffer {
-  return Buffer.concat([Buffer.from([0, 0, fragment, ...request(0, host, port).slice(3)]), Buffer.from(payload as string)]);
+  return Buffer.concat([
+    Buffer.from([0, 0, fragment, ...request(0, host, port).slice(3)]),
+    Buffer.from(payload as string),
+  ]);
 }
 
 for (const [where, open] of worlds) {
@@ -97,7 +100,10 @@ for (const [where, open] of worlds) {
     };
     for (let i = 0; i < 300; i += 50) await Promise.all(Array.from({ length: 50 }, (_, k) => one(i + k)));
     assert.equal(right, 300);
-    await waitFor("all to be gone", () => running.metric("wasmguard_proxy_open_connections") === 0 && world.open() === 0);
+    await waitFor(
+      "all to be gone",
+      () => running.metric("wasmguard_proxy_open_connections") === 0 && world.open() === 0,
+    );
   });
 
   real("UDP: by address, by name, and a DNS question", async () => {
@@ -143,7 +149,10 @@ let running: RunningProxy;
 
 wire.before(async () => {
   world = new World();
-  running = await world.proxy([["socks5", "0"], ["socks5", "alice:s3cret:with:colons@0"]]);
+  running = await world.proxy([
+    ["socks5", "0"],
+    ["socks5", "alice:s3cret:with:colons@0"],
+  ]);
 });
 wire.after(() => world.close());
 
@@ -179,7 +188,11 @@ wire("each failure has its reply", async () => {
 
 wire("user and password, in pieces of one byte", async () => {
   const login = (name: string, password: string): number[] => [
-    1, name.length, ...Buffer.from(name), password.length, ...Buffer.from(password),
+    1,
+    name.length,
+    ...Buffer.from(name),
+    password.length,
+    ...Buffer.from(password),
   ];
   for (const [name, password, good] of [
     ["alice", "s3cret:with:colons", true],
@@ -277,7 +290,14 @@ wire("UDP: strangers, fragments and nonsense are dropped and counted", async () 
   const { socket, next, count } = await udpClient();
   const stranger = await udpClient();
   const good = udpRequest("127.0.0.1", port, "good");
-  for (const bad of [[], [0], [0, 0, 0], [1, 0, 0, 1, 1, 1, 1, 1, 0, 1], [0, 0, 0, 9, 1, 1, 1, 1, 0, 1], [0, 0, 0, 3, 200, 1]]) {
+  for (const bad of [
+    [],
+    [0],
+    [0, 0, 0],
+    [1, 0, 0, 1, 1, 1, 1, 1, 0, 1],
+    [0, 0, 0, 9, 1, 1, 1, 1, 0, 1],
+    [0, 0, 0, 3, 200, 1],
+  ]) {
     socket.send(Buffer.from(bad), relay, "127.0.0.1");
   }
   socket.send(udpRequest("127.0.0.1", 0, "port 0"), relay, "127.0.0.1");

@@ -74,6 +74,7 @@ export async function tunnelWorld(): Promise<World> {
   );
   const conf =
     `[Interface]\nPrivateKey = ${near.privateKey}\nAddress = ${NEAR}/32\nDNS = ${FAR}\n` +
-    `[Peer]\nPublicKey = ${far.publicKey}\nAllowedIPs = ${FAR}/32\nEndpoint = 127.0.0.1:${tunnel.listenPort}\nPersistentKeepalive = 25\n`;
+    `[Peer]\nPublicKey = ${far.publicKey}\nAllowedIPs = ${FAR}/32\n` +
+    `Endpoint = 127.0.0.1:${tunnel.listenPort}\nPersistentKeepalive = 25\n`;
   return new TunnelWorld(tunnel, conf);
 }

@@ -164,7 +164,10 @@ class DirectSocket extends Duplex implements TunnelSocket {
   }
 
   override _final(done: (error?: Error | null) => void): void {
-    this.opened.then(() => this.#inner.end(done), () => done());
+    this.opened.then(
+      () => this.#inner.end(done),
+      () => done(),
+    );
   }
 
   override _destroy(error: Error | null, done: (error?: Error | null) => void): void {

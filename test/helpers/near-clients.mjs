@@ -11,10 +11,12 @@ const clients = {
   /** PROXY URL */
   async fetch(proxy, url) {
     const dispatcher = new ProxyAgent({ uri: proxy, proxyTunnel: true });
-    const answers = await Promise.all([1, 2, 3].map(async (i) => {
-      const response = await fetch(`${url}/${i}`, { dispatcher, method: "POST", body: "x".repeat(i * 10_000) });
-      return response.text();
-    }));
+    const answers = await Promise.all(
+      [1, 2, 3].map(async (i) => {
+        const response = await fetch(`${url}/${i}`, { dispatcher, method: "POST", body: "x".repeat(i * 10_000) });
+        return response.text();
+      }),
+    );
     process.stdout.write(answers.join(""));
   },
 
@@ -37,7 +39,9 @@ const clients = {
       socket.on("end", () => {
         const all = Buffer.concat(chunks);
         const received = all.subarray(0, all.length - 64);
-        process.stdout.write(`${received.length} ${createHash("sha256").update(received).digest("hex")} ${all.subarray(-64)}`);
+        process.stdout.write(
+          `${received.length} ${createHash("sha256").update(received).digest("hex")} ${all.subarray(-64)}`,
+        );
         resolve();
       });
     });

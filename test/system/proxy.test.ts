@@ -34,7 +34,8 @@ async function scene({ ours, theirs, lab }: Bench): Promise<Scene> {
   const services = other.start([...runtime, FAR, INNER.b[4], String(STREAM_BYTES)]);
   await until("the far services", () => services.output().includes("ready"), 20_000);
   const proxy = near.start([...ours.command, "proxy", confFile(lab, keys.privateKey, far)], { LOG_LEVEL: "verbose" });
-  const announced = (kind: string): RegExpExecArray | null => new RegExp(`^wasmguard: \\S+ ${kind} \\S+:(\\d+)$`, "m").exec(proxy.output());
+  const announced = (kind: string): RegExpExecArray | null =>
+    new RegExp(`^wasmguard: \\S+ ${kind} \\S+:(\\d+)$`, "m").exec(proxy.output());
   await until("the proxy", () => announced("udp-forward") !== null || proxy.code !== null, 20_000);
   assert.equal(proxy.code, null, proxy.output());
   return { near, far, proxy, runtime, port: (kind) => Number(announced(kind)![1]) };
@@ -83,7 +84,13 @@ systemSuite("proxy", (test) => {
     const refused = await near.run(`curl -sS -m 10 --proxy http://127.0.0.1:${port("http")} http://${INNER.b[4]}:9/`);
     assert.match(refused, /connection refused/);
 
-    const fetched = await near.run([...runtime, NEAR, "fetch", `http://127.0.0.1:${port("http")}`, "http://api.here.test:8080"]);
+    const fetched = await near.run([
+      ...runtime,
+      NEAR,
+      "fetch",
+      `http://127.0.0.1:${port("http")}`,
+      "http://api.here.test:8080",
+    ]);
     const expected = [1, 2, 3].map((i) => `POST /${i} ${sha256("x".repeat(i * 10_000))}`);
     assert.equal(fetched, expected.join("\n"));
 
