@@ -58,6 +58,22 @@ async function ask(trial: Trial, cookie?: Bytes, port = trial.port): Promise<{ m
   must(false, "no answer under load");
 }
 
+/** Attempts to find the peer under load before and after something: on a busy machine, load comes and goes. */
+const SURE_MAX_COUNT = 6;
+
+/** Whether an initiation without mac2 is asked for a cookie now. */
+const isLoaded = async (trial: Trial): Promise<boolean> => type((await ask(trial)).got) === 3;
+
+/** Sends an initiation with this cookie. @throws Deviation when it is answered by a response though there is load */
+async function mustNotProve(trial: Trial, what: string, cookie: Bytes, port?: Port): Promise<void> {
+  for (let i = 0; i < SURE_MAX_COUNT; i++) {
+    const before = await isLoaded(trial);
+    if (type((await ask(trial, cookie, port)).got) === 3) return;
+    must(!(before && (await isLoaded(trial))), `${what} is answered by a response`);
+  }
+  throw new Unable("the load does not last");
+}
+
 /** The cookie in the reply to an initiation. @throws Deviation when it is not one */
 function cookieOf(trial: Trial, { made, got }: { made: Initiation; got: Received }): Bytes {
   must(type(got) === 3, `under load, an initiation without mac2 is answered by a message of type ${got.bytes[0]}`);
@@ -110,8 +126,7 @@ export const cookies: Check[] = [
       underLoad(trial, async () => {
         const cookie = cookieOf(trial, await ask(trial));
         for (const wrong of [flipped(cookie, 0), flipped(cookie, 15), new Uint8Array(16), random(16)]) {
-          const { got } = await ask(trial, wrong);
-          must(type(got) === 3, "it is answered by a response");
+          await mustNotProve(trial, "it", wrong);
         }
       }),
   },
@@ -123,11 +138,10 @@ export const cookies: Check[] = [
     run: (trial) =>
       underLoad(trial, async () => {
         const cookie = cookieOf(trial, await ask(trial));
-        const other = await trial.openPort();
-        must(type((await ask(trial, cookie, other)).got) === 3, "it is taken from another port");
+        await mustNotProve(trial, "one from another port", cookie, await trial.openPort());
         if (!trial.target.system) return "another port; no other address here";
         const elsewhere = await trial.openPort(trial.system.ourOther, trial.port.number);
-        must(type((await ask(trial, cookie, elsewhere)).got) === 3, "it is taken from another address");
+        await mustNotProve(trial, "one from another address", cookie, elsewhere);
         return "another port, another address";
       }),
   },
@@ -155,22 +169,25 @@ export const cookies: Check[] = [
       const others = await Promise.all(Array.from({ length: 24 }, () => trial.another()));
       return underLoad(trial, async () => {
         const cookie = cookieOf(trial, await ask(trial));
-        await sleep(500); // whatever was used is there again
-        // All from the one port that the cookie is for.
-        const made = others.map((other) => other.initiation({ cookie }));
-        const start = performance.now();
-        await trial.port.sendAll(
-          made.map(({ message }) => message),
-          trial.target.address,
-        );
-        await sleep(400);
-        const senders = new Set(made.map(({ sender }) => sender));
-        const got = trial.inbox.all((it) => type(it) === 2 && senders.has(readLe32(it.bytes, 8)));
-        const ms = performance.now() - start;
-        const most = 5 + Math.ceil((20 * ms) / 1000) + 1;
-        must(got.length > 0, "none of 24 is answered");
-        must(got.length <= most, `${got.length} of 24 are answered in ${seconds(ms)}`);
-        return `${got.length} of 24 at once`;
+        for (let i = 0; i < SURE_MAX_COUNT; i++) {
+          await sleep(500); // whatever was used is there again
+          const before = await isLoaded(trial);
+          // All from the one port that the cookie is for.
+          const made = others.map((other) => other.initiation({ cookie }));
+          const start = performance.now();
+          await trial.port.sendAll(
+            made.map(({ message }) => message),
+            trial.target.address,
+          );
+          await sleep(400);
+          const senders = new Set(made.map(({ sender }) => sender));
+          const got = trial.inbox.all((it) => type(it) === 2 && senders.has(readLe32(it.bytes, 8))).length;
+          const ms = performance.now() - start;
+          if (!before || !(await isLoaded(trial)) || got === 0) continue;
+          must(got <= 6 + Math.ceil((20 * ms) / 1000), `${got} of 24 are answered in ${seconds(ms)}`);
+          return `${got} of 24 at once`;
+        }
+        throw new Unable("the load does not last");
       });
     },
   },
