@@ -1,6 +1,7 @@
 // AbortSignal, for everything that waits: one error for all, as Node's own functions have it, and a way to listen that
 // leaves no listener behind.
 
+import { setMaxListeners } from "node:events";
 import { WasmguardError } from "../errors.ts";
 
 /** What an aborted call rejects with: name "AbortError", code "ABORT_ERR", the signal's reason as its cause. */
@@ -23,6 +24,8 @@ export function onAbort(signal: AbortSignal | undefined, call: () => void): () =
     call();
     return () => {};
   }
+  // One signal for a hundred connections is no leak, and no reason for a warning of Node's.
+  setMaxListeners(0, signal);
   signal.addEventListener("abort", call, { once: true });
   return () => signal.removeEventListener("abort", call);
 }

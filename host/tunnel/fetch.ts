@@ -8,6 +8,7 @@ import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { createBrotliDecompress, createGunzip, createInflate } from "node:zlib";
 import { WasmguardError } from "../errors.ts";
+import { onAbort } from "./abort.ts";
 
 export interface FetchAgents {
   http: Agent;
@@ -109,10 +110,10 @@ function send(agents: FetchAgents, { url, method, headers, body }: Hop, signal: 
       outgoing.destroy(toError(signal.reason));
       reject(signal.reason);
     };
-    signal.addEventListener("abort", abort, { once: true });
+    const stop = onAbort(signal, abort);
     // Deno 2.9 takes our own end for that of a kept connection, and sends the request once more.
     outgoing.on("socket", (socket) => signal.aborted && socket.destroy());
-    outgoing.once("close", () => signal.removeEventListener("abort", abort));
+    outgoing.once("close", stop);
     outgoing.once("response", resolve);
     outgoing.on("error", (error) => reject(signal.aborted ? signal.reason : failed(error)));
     if (body instanceof Readable) {
@@ -156,10 +157,7 @@ function decode(message: IncomingMessage): Readable {
 /** A body that asks for more only when it is read, and takes the request down when it is cancelled or aborted. */
 function toBody(source: Readable, signal: AbortSignal): ReadableStream<Uint8Array> {
   const bytes = source[Symbol.asyncIterator]() as AsyncIterator<Uint8Array>;
-  const abort = (): void => void source.destroy(toError(signal.reason));
-  signal.addEventListener("abort", abort, { once: true });
-  const stop = (): void => signal.removeEventListener("abort", abort);
-  source.once("close", stop);
+  source.once("close", onAbort(signal, () => void source.destroy(toError(signal.reason))));
   return new ReadableStream<Uint8Array>(
     {
       async pull(controller) {
