@@ -11,6 +11,7 @@ import { type MetricFamily, counter, deviceFamilies, formatMetrics, gauge } from
 import {
   formatBind, parseAuthority, parseBind, parseInnerBind, parseLocalTarget, parseTarget,
 } from "../../host/proxy/address.ts";
+import { type FailureReason, classify } from "../../host/proxy/failure.ts";
 import { loadFile, sameInterface } from "../../host/proxy/file.ts";
 import { Proxy } from "../../host/proxy/proxy.ts";
 import { type ServiceKind, describe, identity, parseService } from "../../host/proxy/spec.ts";
@@ -101,6 +102,29 @@ addresses("options", () => {
     () => parseService("socks5", "bob:hunter22@nowhere"),
     (error: Error) => !error.message.includes("hunter22"),
   );
+});
+
+addresses("failures: the same story in SOCKS5, in HTTP and in words", () => {
+  const cases: [string, FailureReason, number, number][] = [
+    ["ECONNREFUSED", "refused", 5, 502],
+    ["EHOSTUNREACH", "host-unreachable", 4, 502],
+    ["ENETUNREACH", "network-unreachable", 3, 502],
+    ["EADDRNOTAVAIL", "network-unreachable", 3, 502],
+    ["ETIMEDOUT", "timeout", 6, 504],
+    ["ENOTFOUND", "no-such-name", 4, 502],
+    ["EAI_AGAIN", "no-name-server", 4, 504],
+    ["EACCES", "not-allowed", 2, 403],
+    ["ECONNRESET", "reset", 1, 502],
+    ["ERR_TUNNEL_CLOSED", "network-unreachable", 3, 502],
+    ["EVERYTHING", "other", 1, 502],
+  ];
+  for (const [code, reason, reply, status] of cases) {
+    const failure = classify(Object.assign(new Error("secret detail"), { code }));
+    assert.deepEqual([failure.reason, failure.socksReply, failure.httpStatus], [reason, reply, status], code);
+    assert.ok(!failure.words.includes("secret"), code);
+  }
+  assert.equal(classify(undefined).reason, "other");
+  assert.equal(classify(AbortSignal.abort().reason).reason, "aborted");
 });
 
 addresses.run();
