@@ -108,6 +108,8 @@ loss("RFC 8985 §7: the last segment lost: a probe after two round trips, no tim
   peer.acknowledge(0);
   assert.equal(connection.info().timeouts, 0);
   assert.equal(connection.info().congestionWindow <= window, true);
+  peer.advance(1000);
+  peer.takeNone();
   assert.equal(peer.clock.timers, 0);
 });
 

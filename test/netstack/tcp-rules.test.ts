@@ -553,6 +553,23 @@ path("ICMP: hard while connecting, soft later (RFC 5461)", () => {
   assert.match(String((sink.error as Error).cause), /unreachable/);
 });
 
+path("a callback that throws harms nobody else: the ACK goes out, the timer is set, the stream goes on", () => {
+  const peer = new Peer();
+  const connection = peer.accept();
+  connection.onReadable = () => {
+    connection.write(pattern(0, 10));
+    throw new Error("of the application");
+  };
+  assert.throws(() => peer.data(pattern(0, 10)), /of the application/);
+  assert.equal(peer.takeOne().acknowledgment, peer.initial + 11);
+  peer.next = peer.initial + 11;
+  peer.advance(1000);
+  assert.equal(peer.take().length > 0, true); // sent again
+  connection.onReadable = null;
+  peer.data(pattern(10, 10));
+  assert.deepEqual(connection.read(), pattern(0, 20));
+});
+
 path("segments that arrive while one is sent wait: a link that answers within send()", () => {
   const wire = new Wire();
   wire.record = false;

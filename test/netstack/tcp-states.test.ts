@@ -29,6 +29,7 @@ opening("§3.5 figure 6: SYN_SENT to ESTABLISHED; SYN offers all options (RFC 73
   assert.deepEqual([ack.sequence, ack.acknowledgment], [(syn.sequence + 1) >>> 0, peer.initial + 1]);
   assert.equal(connected, 1);
   assert.equal(connection.state, "established");
+  peer.advance(1000);
   assert.equal(peer.clock.timers, 0);
 });
 

@@ -34,6 +34,8 @@ export interface Home {
   readonly writer: SegmentWriter;
   readonly pool: PagePool;
   readonly budget: Budget;
+  /** ms; stands still within an entry */
+  now(): number;
   drop(reason: DropReason): void;
   enter(): void;
   /** After a call of the application: segments that came meanwhile wait for a timer, so that no call calls back. */
@@ -81,7 +83,8 @@ export class Connection implements TcpConnection, TableEntry<Connection>, Transm
   private timestamps = true;
   private scaling = true;
   private sackPermitted = true;
-  private sendScale = 0;
+  /** bytes that the peer's window counts by */
+  private sendUnit = 1;
   private beganAt: number;
   /** nobody reads any more: close() */
   private discards = false;
@@ -100,6 +103,8 @@ export class Connection implements TcpConnection, TableEntry<Connection>, Transm
   private tellClosed = false;
   private wantsRoom = false;
   private closeError: Error | null = null;
+  /** callbacks that have not returned */
+  private telling = 0;
   private readonly pieces: Uint8Array[] = [];
 
   constructor(
@@ -120,7 +125,7 @@ export class Connection implements TcpConnection, TableEntry<Connection>, Transm
     this.initial = initial;
     this.clockOffset = clockOffset;
     this.listener = listener;
-    this.beganAt = this.heardAt = home.ip.clock.now();
+    this.beganAt = this.heardAt = home.now();
     this.ourMss = Math.max(MSS_MIN, home.ip.pathMtu(remote) - this.ipHeaderLen - HEADER_LEN);
     this.peerMss = local.family === 4 ? DEFAULT_MSS_IPV4 : DEFAULT_MSS_IPV6;
     this.timers = new Timers(home.ip.clock, (kind, now) => this.expired(kind, now));
@@ -184,7 +189,7 @@ export class Connection implements TcpConnection, TableEntry<Connection>, Transm
     try {
       this.receiver.ackNow = true;
       // Within onReadable the ACK waits for the end of the segment's processing.
-      if (!this.isTelling) this.settle(now);
+      if (this.telling === 0) this.settle(now);
     } finally {
       this.home.leave();
     }
@@ -296,8 +301,8 @@ export class Connection implements TcpConnection, TableEntry<Connection>, Transm
     this.scaling &&= segment.windowScale >= 0;
     sender.sackPermitted = receiver.sackPermitted = this.sackPermitted;
     if (this.scaling) {
-      this.sendScale = Math.min(segment.windowScale, WINDOW_SCALE_MAX);
-      receiver.scale = WINDOW_SCALE;
+      this.sendUnit = 1 << Math.min(segment.windowScale, WINDOW_SCALE_MAX);
+      receiver.unit = 1 << WINDOW_SCALE;
     }
     if (segment.mss > 0) this.peerMss = segment.mss;
     receiver.begin(segment.sequence, segment, this.timestamps, now);
@@ -349,9 +354,12 @@ export class Connection implements TcpConnection, TableEntry<Connection>, Transm
     const now = this.now();
     this.heardAt = now;
     this.keepAliveProbes = 0;
-    if (this.phase === "synSent") this.inputSynSent(segment, now);
-    else this.inputSynchronized(segment, now);
-    this.finish();
+    try {
+      if (this.phase === "synSent") this.inputSynSent(segment, now);
+      else this.inputSynchronized(segment, now);
+    } finally {
+      this.finish(); // also when the listener's callback threw
+    }
   }
 
   private inputSynSent(segment: Segment, now: number): void {
@@ -457,7 +465,7 @@ export class Connection implements TcpConnection, TableEntry<Connection>, Transm
   private inputAck(segment: Segment, sequence: number, now: number): boolean {
     const { sender } = this;
     const ack = toOffset(segment.acknowledgment, this.initial, sender.una);
-    const window = segment.window * 2 ** this.sendScale;
+    const window = segment.window * this.sendUnit;
     const isOpening = this.phase === "synReceived";
     if (ack > sender.sentEnd || ack < sender.una - sender.maxWindow || (isOpening && ack <= 0)) {
       this.home.drop("badAck");
@@ -525,13 +533,7 @@ export class Connection implements TcpConnection, TableEntry<Connection>, Transm
 
   // --- After each entry ---
 
-  private get isTelling(): boolean {
-    return this.telling > 0;
-  }
-
-  private telling = 0;
-
-  /** Tells the application what happened, then sends what there is to send. */
+  /** Tells the application what happened, then sends what there is to send, also if a callback throws. */
   private finish(): void {
     this.telling++;
     try {
@@ -549,8 +551,11 @@ export class Connection implements TcpConnection, TableEntry<Connection>, Transm
       }
     } finally {
       this.telling--;
+      if (this.telling === 0) this.conclude();
     }
-    if (this.telling > 0) return;
+  }
+
+  private conclude(): void {
     if (this.phase !== "closed") this.settle(this.now());
     if (this.phase === "timeWait" && this.waiting === null) this.beginTimeWait();
     if (!this.tellClosed) return;
@@ -621,7 +626,8 @@ export class Connection implements TcpConnection, TableEntry<Connection>, Transm
   private failWith(code: string, what: string): void {
     const { remote } = this;
     const to = remote.family === 4 ? formatIp(remote.address) : `[${formatIp(remote.address)}]`;
-    this.fail(new WasmguardError(code, `TCP connection to ${to}:${remote.port} ${what}`, { cause: this.softError ?? undefined }));
+    const cause = this.softError ?? undefined;
+    this.fail(new WasmguardError(code, `TCP connection to ${to}:${remote.port} ${what}`, { cause }));
   }
 
   private free(discard: boolean, entry: TimeWaitEntry | null): void {
@@ -820,7 +826,7 @@ export class Connection implements TcpConnection, TableEntry<Connection>, Transm
   }
 
   private now(): number {
-    return this.home.ip.clock.now();
+    return this.home.now();
   }
 
   /** TSval of now, unsigned: ms (RFC 7323 §5.4 wants 1 ms to 1 s) */

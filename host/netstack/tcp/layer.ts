@@ -49,6 +49,8 @@ export class Tcp implements TransportLayer, TcpApi, Home {
   private readonly deferred: Deferred[] = [];
   /** entries that are not done */
   private depth = 0;
+  /** when the present one began */
+  private time = 0;
   private drainTimer: unknown = null;
   private isClosed = false;
 
@@ -330,8 +332,12 @@ export class Tcp implements TransportLayer, TcpApi, Home {
     this.drops[reason]++;
   }
 
+  now(): number {
+    return this.depth > 0 ? this.time : this.ip.clock.now();
+  }
+
   enter(): void {
-    this.depth++;
+    if (this.depth++ === 0) this.time = this.ip.clock.now();
   }
 
   leave(): void {

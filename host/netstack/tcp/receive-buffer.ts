@@ -9,6 +9,8 @@ import { ISLAND_MAX_COUNT } from "./constants.ts";
 const CHUNK_MIN_LEN = 256;
 /** ... to here; longer segments get a chunk of their own length */
 const CHUNK_MAX_LEN = 16_384;
+/** From this length on a segment gets a chunk of its own, if all before was read */
+const LONG_LEN = 1024;
 /** Two neighbours that are shorter together are one */
 const JOIN_LEN = 2048;
 
@@ -48,7 +50,7 @@ class Run {
     if (from >= to) return;
     this.end += to - from;
     let tail = this.tail;
-    if (tail !== null && tail.len === 0 && to - from > tail.memory.length) {
+    if (tail !== null && tail.len === 0 && to - from >= Math.min(tail.memory.length, LONG_LEN)) {
       this.chunks.pop(); // a long segment gets memory of its own, to be given away whole
       tail = this.tail;
     }

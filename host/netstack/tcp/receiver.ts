@@ -1,7 +1,7 @@
 // The receiving half of a connection: RCV.* of RFC 9293 §3.3.1, what arrived, the window that is promised, and when to
 // acknowledge. The window follows the reader: it closes when nobody reads, opens in steps worth a segment (§3.8.6.2.2),
 // and grows with the rate of reading up to RECEIVE_BUFFER_MAX. What was promised is kept: `edge` never goes back, and all
-// before it is accepted. On the wire the window counts units of 2^scale: it is rounded up where rounding down would take
+// before it is accepted. On the wire the window counts units of 2^shift: it is rounded up where rounding down would take
 // back some bytes, so the buffer may exceed its capacity by WINDOW_ROUNDING_MAX; only then is it rounded down (RFC 7323
 // §2.4 allows that).
 
@@ -26,8 +26,8 @@ export class Receiver {
   initial = 0;
   /** one more than what may be sent to us: never goes back */
   edge = 1;
-  /** our shift; 0 until both sides agreed */
-  scale = 0;
+  /** bytes that the window counts by: 1 until both sides agreed on a scale */
+  unit = 1;
   capacity = INITIAL_BUFFER;
   sackPermitted = false;
   /** the peer's FIN, an offset; -1 = not seen */
@@ -208,7 +208,7 @@ export class Receiver {
 
   /** The window field of a segment that acknowledges nxt. Call for each segment that is sent. */
   promise(): number {
-    const unit = 2 ** this.scale;
+    const { unit } = this;
     const next = this.nxt;
     const free = this.capacity - this.buffer.readable;
     const promised = this.edge - next;
@@ -282,7 +282,7 @@ export class Receiver {
     const growth = (read - this.bestBytes) / this.bestBytes;
     this.bestBytes = read;
     const wanted = Math.min(RECEIVE_BUFFER_MAX, Math.ceil((2 * read + 16 * this.mss) * (1 + Math.min(growth, 1))));
-    if (wanted <= this.capacity || this.scale === 0) return;
+    if (wanted <= this.capacity || this.unit === 1) return;
     if (this.budget.take(wanted - this.capacity)) this.capacity = wanted;
   }
 

@@ -29,7 +29,7 @@ export class Rto {
 
   /** §2.5, §5.5 */
   get timeout(): number {
-    return Math.min(this.base * 2 ** Math.min(this.backoffs, 16), RTO_MAX_MS);
+    return Math.min(this.base * (1 << Math.min(this.backoffs, 16)), RTO_MAX_MS);
   }
 
   /** §5.5. Call after the timer expired. */

@@ -1,5 +1,6 @@
 // One timer of the clock for all deadlines of a connection. A deadline that moves later costs nothing: the timer comes
-// early once, finds nothing due and is set again. With no deadline there is no timer: an idle connection wakes nobody.
+// early once, finds nothing due and is set again. With no deadline it is not set again: an idle connection wakes nobody
+// but once, by what is left of its last exchange. (Clearing it at once would cost a timer for each ACK that is held back.)
 
 import type { StackClock } from "../types.ts";
 
@@ -53,9 +54,8 @@ export class Timers {
   arm(): void {
     let next = Infinity;
     for (let kind = 0; kind < KIND_COUNT; kind++) if (this.deadlines[kind] < next) next = this.deadlines[kind];
-    if (next === Infinity ? this.handle === null : this.armed <= next) return;
+    if (this.armed <= next) return;
     this.disarm();
-    if (next === Infinity) return;
     this.armed = next;
     this.handle = this.clock.setTimer(this.fire, Math.max(0, next - this.clock.now()));
   }
