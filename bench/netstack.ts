@@ -1,7 +1,7 @@
 // How much does TCP of the netstack itself cost? Two layers back to back in one process and on one thread, no tunnel
-// and no IP layer between them: each packet is copied once, as a link does, and handed to the other side. So the figure is
-// of both ends together. Super-segments pass whole, as through the core's segmentation and coalescing; plain packets are
-// those of a link of 1420 bytes. Printed only: `node bench/netstack.ts [seconds]`.
+// and no IP layer between them: each packet is copied once, as a link does, and handed to the other side. So the figure
+// is of both ends together. Super-segments pass whole, as through the core's segmentation and coalescing; plain packets
+// are those of a link of 1420 bytes. Printed only: `node bench/netstack.ts [seconds]`.
 
 import { parseIp, type IpAddress } from "../host/ip.ts";
 import { Tcp } from "../host/netstack/tcp/layer.ts";

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { parseIp, type IpAddress } from "../../host/ip.ts";
-import type { TcpConnection, TcpListener } from "../../host/netstack/types.ts";
+import type { IpHeader, TcpConnection, TcpListener } from "../../host/netstack/types.ts";
 import { craft, dissect, FLAG, Host, option, VirtualClock, type Seen } from "./tcp-wire.ts";
 
 export interface PeerOptions {
@@ -57,6 +57,19 @@ export class Peer {
 
   get tcp() {
     return this.host.tcp;
+  }
+
+  /** The IP header of what the host sent to us, as an ICMP error quotes it */
+  get ourHeader(): IpHeader {
+    const { host, address } = this;
+    return {
+      family: address.family,
+      source: host.address.address,
+      destination: address.address,
+      protocol: 6,
+      trafficClass: 0,
+      hopLimit: 1,
+    };
   }
 
   /** What the host sent since the last take(). */

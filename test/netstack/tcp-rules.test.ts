@@ -11,7 +11,7 @@ const { ACK, FIN, PSH, RST, SYN } = FLAG;
 
 const windows = suite("tcp: windows and acknowledgments");
 
-windows("RFC 9293 §3.8.6.3: at once while slow start needs it, then every second full segment, else within 40 ms", () => {
+windows("RFC 9293 §3.8.6.3: at once while slow start needs it, then each second full segment, else after 40 ms", () => {
   const peer = new Peer();
   new Sink(peer.accept());
   for (let i = 0; i < 16; i++) {
@@ -488,7 +488,8 @@ guards.run();
 const path = suite("tcp: the path");
 
 path("RFC 9293 §3.7.1: segments are no longer than the peer's MSS, less the options; 536 without one", () => {
-  for (const [mss, timestamps, expected] of [[700, false, 700], [700, true, 688], [0, false, 536], [9000, false, 1380]] as const) {
+  const cases = [[700, false, 700], [700, true, 688], [0, false, 536], [9000, false, 1380]] as const;
+  for (const [mss, timestamps, expected] of cases) {
     const peer = new Peer({ mss, timestamps });
     peer.accept().write(pattern(0, 3000));
     assert.equal(peer.take()[0].len, expected);
@@ -502,11 +503,7 @@ path("RFC 1191: too big lowers the size and sends again, without slowing down", 
   const first = peer.take();
   assert.equal(first[0].len, 1380);
   const window = connection.info().congestionWindow;
-  const ip = {
-    family: 4 as const, source: peer.host.address.address, destination: peer.address.address, protocol: 6, trafficClass: 0,
-    hopLimit: 1,
-  };
-  peer.tcp.error(ip, first[0].bytes.subarray(0, 8), { kind: "tooBig", mtu: 1000 });
+  peer.tcp.error(peer.ourHeader, first[0].bytes.subarray(0, 8), { kind: "tooBig", mtu: 1000 });
   const again = peer.take();
   assert.deepEqual([peer.at(again[0].sequence), again[0].len], [0, 960]);
   assert.equal(again.every((seen) => seen.len <= 960), true);
@@ -514,7 +511,7 @@ path("RFC 1191: too big lowers the size and sends again, without slowing down", 
   assert.equal(connection.info().congestionWindow >= window, true);
   const stale = first[0].bytes.slice(0, 8);
   new DataView(stale.buffer).setUint32(4, first[0].sequence - 5000);
-  peer.tcp.error(ip, stale, { kind: "tooBig", mtu: 300 }); // RFC 5927: not in flight
+  peer.tcp.error(peer.ourHeader, stale, { kind: "tooBig", mtu: 300 }); // RFC 5927: not in flight
   assert.equal(connection.info().mss, 960);
   assert.equal(peer.tcp.drops.strayError, 1);
 });
@@ -531,14 +528,15 @@ path("a path that swallows long segments without a word", () => {
 });
 
 path("ICMP: hard while connecting, soft later (RFC 5461)", () => {
-  const ip = (peer: Peer) => ({
-    family: 4 as const, source: peer.host.address.address, destination: peer.address.address, protocol: 6, trafficClass: 0,
-    hopLimit: 1,
-  });
-  for (const [kind, code] of [["unreachable", "EHOSTUNREACH"], ["portUnreachable", "ECONNREFUSED"], ["prohibited", "EHOSTUNREACH"]] as const) {
+  const hard = [
+    ["unreachable", "EHOSTUNREACH"],
+    ["portUnreachable", "ECONNREFUSED"],
+    ["prohibited", "EHOSTUNREACH"],
+  ] as const;
+  for (const [kind, code] of hard) {
     const peer = new Peer();
     const sink = new Sink(peer.tcp.connect({ ...peer.address, port: 5000 }));
-    peer.tcp.error(ip(peer), peer.takeOne().bytes, { kind });
+    peer.tcp.error(peer.ourHeader, peer.takeOne().bytes, { kind });
     assert.equal((sink.error as WasmguardError).code, code);
     assert.equal(peer.clock.timers, 0);
   }
@@ -546,7 +544,7 @@ path("ICMP: hard while connecting, soft later (RFC 5461)", () => {
   const connection = peer.accept();
   const sink = new Sink(connection);
   connection.write(pattern(0, 10));
-  peer.tcp.error(ip(peer), peer.takeOne().bytes, { kind: "unreachable" });
+  peer.tcp.error(peer.ourHeader, peer.takeOne().bytes, { kind: "unreachable" });
   assert.equal(connection.state, "established");
   peer.advance(2 * USER_TIMEOUT_MS);
   assert.equal((sink.error as WasmguardError).code, "ETIMEDOUT");
@@ -580,7 +578,7 @@ path("segments that arrive while one is sent wait: a link that answers within se
   pour(client, 300_000);
   pour(server, 300_000);
   wire.clock.advance(10_000);
-  assert.deepEqual(sinks.map((sink) => [sink.received, sink.wrongAt, sink.ended]), [[300_000, -1, true], [300_000, -1, true]]);
+  for (const sink of sinks) assert.deepEqual([sink.received, sink.wrongAt, sink.ended], [300_000, -1, true]);
 });
 
 path.run();

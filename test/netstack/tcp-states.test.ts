@@ -180,7 +180,8 @@ opening("data in a SYN is not taken, and comes again; data with the third segmen
 opening("errors of the caller", () => {
   const { tcp, address } = new Peer();
   assert.throws(() => tcp.connect({ ...address, port: 70_000 }), /port 70000: it is not in 1\.\.65535/);
-  assert.throws(() => tcp.connect({ family: 6, address: new Uint8Array(16).fill(1), port: 1 }), { code: "EADDRNOTAVAIL" });
+  const v6 = { family: 6 as const, address: new Uint8Array(16).fill(1), port: 1 };
+  assert.throws(() => tcp.connect(v6), { code: "EADDRNOTAVAIL" });
   tcp.listen(1);
   assert.throws(() => tcp.listen(1), { code: "EADDRINUSE" });
   assert.throws(() => tcp.listen(2, { address }), { code: "EADDRNOTAVAIL" });

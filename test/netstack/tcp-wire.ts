@@ -457,8 +457,9 @@ function join(first: Uint8Array, second: Uint8Array): Uint8Array | null {
 }
 
 /** Writes `len` bytes of the pattern as room comes, then shuts down if told. */
-export function pour(connection: TcpConnection, len: number, options: { shutdown?: boolean; chunk?: number } = {}): void {
-  const { shutdown = true, chunk = 100_000 } = options;
+export function pour(connection: TcpConnection, len: number, options: { shutdown?: boolean } = {}): void {
+  const { shutdown = true } = options;
+  const chunk = 100_000;
   let sent = 0;
   const more = (): void => {
     while (sent < len) {

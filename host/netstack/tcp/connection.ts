@@ -2,8 +2,8 @@
 // checks of RFC 5961 and RFC 7323. The halves do the rest: sender.ts and receiver.ts hold SND.* and RCV.*.
 //
 // Every entry (a segment, a call, a timer) changes the state first, then tells the application, then sends: what a
-// callback writes or reads goes out with the same ACK. Callbacks may call anything, also abort(). Entries are bracketed by
-// home.enter() and leave(), so that a segment that arrives while we send waits until we are done. No call of the
+// callback writes or reads goes out with the same ACK. Callbacks may call anything, also abort(). Entries are bracketed
+// by home.enter() and leave(), so that a segment that arrives while we send waits until we are done. No call of the
 // application calls it back, but abort() and close(), which tell onClosed.
 
 import { WasmguardError } from "../../errors.ts";
@@ -210,8 +210,8 @@ export class Connection implements TcpConnection, TableEntry<Connection>, Transm
   }
 
   /**
-   * Nobody reads any more: like shutdown(), and what arrives from now on is answered with an RST, as is what was not read
-   * (RFC 9293 §3.6.1, RFC 2525 §2.17). The connection does not wait for the peer's FIN for ever.
+   * Nobody reads any more: like shutdown(), and what arrives from now on is answered with an RST, as is what was not
+   * read (RFC 9293 §3.6.1, RFC 2525 §2.17). The connection does not wait for the peer's FIN for ever.
    */
   close(): void {
     if (this.phase === "closed" || this.phase === "timeWait" || this.discards) return;

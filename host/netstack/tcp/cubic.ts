@@ -108,7 +108,10 @@ export class Cubic {
     this.epochStart = -1;
   }
 
-  /** RFC 9438 §4.8. Call after the first time-out in a row. @param reduced  whether this flight's loss already counted */
+  /**
+   * RFC 9438 §4.8. Call after the first time-out in a row.
+   * @param reduced  whether this flight's loss counted already
+   */
   timedOut(reduced: boolean): void {
     if (!reduced) this.reduce();
     this.afterTimeout = true;

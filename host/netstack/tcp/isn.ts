@@ -1,6 +1,7 @@
-// Initial sequence numbers, RFC 6528: a clock of 4 us and a keyed hash of the four-tuple, so that they grow for each pair
-// of sockets and cannot be guessed from those of another. Timestamps begin in the same way (RFC 7323 §5.4, §7.1) at an
-// offset by the pair of addresses alone: they must grow from one connection to the next for RFC 6191 to tell them apart.
+// Initial sequence numbers, RFC 6528: a clock of 4 us and a keyed hash of the four-tuple, so that they grow for each
+// pair of sockets and cannot be guessed from those of another. Timestamps begin in the same way (RFC 7323 §5.4, §7.1)
+// at an offset by the pair of addresses alone: they must grow from one connection to the next for RFC 6191 to tell them
+// apart.
 
 import type { SocketAddress } from "../types.ts";
 import { SipHash } from "./siphash.ts";

@@ -1,5 +1,6 @@
-// The TCP layer of one host: connections found by four-tuple, listeners by port, TIME_WAIT, and what is nobody's, which is
-// answered with an RST (RFC 9293 §3.10.7.1). Segments that arrive while one is processed (a link that loops back) wait.
+// The TCP layer of one host: connections found by four-tuple, listeners by port, TIME_WAIT, and what is nobody's, which
+// is answered with an RST (RFC 9293 §3.10.7.1). Segments that arrive while one is processed (a link that loops back)
+// wait.
 
 import { WasmguardError } from "../../errors.ts";
 import { formatIp, type IpAddress } from "../../ip.ts";
@@ -104,7 +105,8 @@ export class Tcp implements TransportLayer, TcpApi, Home {
     checkPort("listen on", port, 0);
     const address = options.address === undefined ? null : options.address.address.slice();
     if (options.address !== undefined && !this.ip.isOurs(options.address)) {
-      throw new WasmguardError("EADDRNOTAVAIL", `Cannot listen on ${formatIp(options.address.address)}: it is not ours`);
+      const text = formatIp(options.address.address);
+      throw new WasmguardError("EADDRNOTAVAIL", `Cannot listen on ${text}: it is not ours`);
     }
     if (port === 0) port = pickPort(this.ip.random, (candidate) => !this.listeners.has(candidate));
     const others = this.listeners.get(port) ?? [];

@@ -1,6 +1,6 @@
-// A listening port: LISTEN of RFC 9293 §3.3.2, and its half-open connections. They are bounded: when there are as many as
-// the backlog the oldest gives way to the newest. That serves a tunnel, whose peers are all authenticated; rejected: SYN
-// cookies, which would cost every connection its options (RFC 4987 §3.6) to save some from a flood by a known peer.
+// A listening port: LISTEN of RFC 9293 §3.3.2, and its half-open connections. They are bounded: when there are as many
+// as the backlog the oldest gives way to the newest. That serves a tunnel, whose peers are all authenticated; rejected:
+// SYN cookies, which would cost every connection its options (RFC 4987 §3.6) to save some from a flood by a known peer.
 
 import type { SocketAddress, TcpConnection, TcpListener } from "../types.ts";
 import type { Connection } from "./connection.ts";

@@ -1,7 +1,8 @@
-// What arrived and was not read, and what arrived ahead of a gap: runs of chunks. The first run is in order and read from;
-// the others, "islands", wait until the gap before them is filled (RFC 9293 §3.10.7.4, seventh: reassembly). Bytes are
-// copied once, into chunks that read() gives away. Short chunks are filled up and joined, so that memory stays near twice
-// the bytes, whatever a peer sends; the number of islands is bounded, the bytes are bounded by the window.
+// What arrived and was not read, and what arrived ahead of a gap: runs of chunks. The first run is in order and read
+// from; the others, "islands", wait until the gap before them is filled (RFC 9293 §3.10.7.4, seventh: reassembly).
+// Bytes are copied once, into chunks that read() gives away. Short chunks are filled up and joined, so that memory
+// stays near twice the bytes, whatever a peer sends; the number of islands is bounded, the bytes are bounded by the
+// window.
 
 import { ISLAND_MAX_COUNT } from "./constants.ts";
 

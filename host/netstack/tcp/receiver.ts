@@ -1,9 +1,9 @@
 // The receiving half of a connection: RCV.* of RFC 9293 §3.3.1, what arrived, the window that is promised, and when to
 // acknowledge. The window follows the reader: it closes when nobody reads, opens in steps worth a segment (§3.8.6.2.2),
-// and grows with the rate of reading up to RECEIVE_BUFFER_MAX. What was promised is kept: `edge` never goes back, and all
-// before it is accepted. On the wire the window counts units of 2^shift: it is rounded up where rounding down would take
-// back some bytes, so the buffer may exceed its capacity by WINDOW_ROUNDING_MAX; only then is it rounded down (RFC 7323
-// §2.4 allows that).
+// and grows with the rate of reading up to RECEIVE_BUFFER_MAX. What was promised is kept: `edge` never goes back, and
+// all before it is accepted. On the wire the window counts units of 2^shift: it is rounded up where rounding down would
+// take back some bytes, so the buffer may exceed its capacity by WINDOW_ROUNDING_MAX; only then is it rounded down (RFC
+// 7323 §2.4 allows that).
 
 import type { Budget } from "./budget.ts";
 import {
@@ -144,7 +144,8 @@ export class Receiver {
       to = Math.max(from, to - (dataEnd - this.edge));
       this.ackNow = true;
     }
-    if (this.fin >= 0 && start + (to - from) > this.fin) to = Math.max(from, from + (this.fin - start)); // nothing follows a FIN
+    // Nothing follows a FIN.
+    if (this.fin >= 0 && start + (to - from) > this.fin) to = Math.max(from, from + (this.fin - start));
     if (hasFin && !isBeyond && this.fin < 0) {
       // A FIN before data that we have already is a lie.
       if (dataEnd >= buffer.next && !this.waitsBeyond(dataEnd)) this.fin = dataEnd;

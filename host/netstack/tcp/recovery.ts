@@ -1,5 +1,5 @@
-// Proportional rate reduction, RFC 6937 with its safe bound: how much may be sent for each ACK while losses are repaired,
-// so that the window arrives at ssthresh at the end of recovery, neither in silence nor in a burst.
+// Proportional rate reduction, RFC 6937 with its safe bound: how much may be sent for each ACK while losses are
+// repaired, so that the window arrives at ssthresh at the end of recovery, neither in silence nor in a burst.
 
 export class Recovery {
   /** recovery ends when this is acknowledged: snd.nxt when it began; -1 = none is on */

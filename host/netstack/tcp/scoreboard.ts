@@ -1,8 +1,8 @@
 // The retransmission queue: every range that was sent and is not acknowledged, with when it was sent and what became of
-// it: in flight, SACKed (RFC 2018) or lost (RACK, RFC 8985). Ranges are in order of sequence; those in flight are also in
-// order of time, which is the order in which they are found lost. A super-segment is one range; it is split at segments
-// when only a part arrives. SACKed neighbours are joined, and edges count at segments only, so that whatever a peer
-// SACKs, there are never more ranges than segments.
+// it: in flight, SACKed (RFC 2018) or lost (RACK, RFC 8985). Ranges are in order of sequence; those in flight are also
+// in order of time, which is the order in which they are found lost. A super-segment is one range; it is split at
+// segments when only a part arrives. SACKed neighbours are joined, and edges count at segments only, so that whatever a
+// peer SACKs, there are never more ranges than segments.
 
 import { difference } from "./sequence.ts";
 import { Rack } from "./rack.ts";
@@ -136,8 +136,8 @@ export class Scoreboard {
   }
 
   /**
-   * When the first of what the last ACK's number covers was sent, to measure the round trip by; -1 if something of it was
-   * sent again: Karn's rule, RFC 6298 §3. (What lies behind a hole was held up by it.)
+   * When the first of what the last ACK's number covers was sent, to measure the round trip by; -1 if something of it
+   * was sent again: Karn's rule, RFC 6298 §3. (What lies behind a hole was held up by it.)
    */
   get sampleSentAt(): number {
     return this.retransmissionAcknowledged ? -1 : this.firstSentAt;

@@ -1,6 +1,6 @@
-// The TCP segment on the wire: header and options, RFC 9293 §3.1 and §3.2, RFC 7323 (window scale, timestamps), RFC 2018
-// (SACK). One Segment and one SegmentWriter serve a whole layer: a segment is looked at during input() and not after.
-// What lies about its lengths is refused whole, with its reason: half a header is worth nothing.
+// The TCP segment on the wire: header and options, RFC 9293 §3.1 and §3.2, RFC 7323 (window scale, timestamps), RFC
+// 2018 (SACK). One Segment and one SegmentWriter serve a whole layer: a segment is looked at during input() and not
+// after. What lies about its lengths is refused whole, with its reason: half a header is worth nothing.
 
 import { ACK, FIN, HEADER_LEN, HEADER_MAX_LEN, RST, SYN } from "./constants.ts";
 import type { DropReason } from "./drops.ts";

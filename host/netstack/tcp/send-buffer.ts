@@ -1,6 +1,6 @@
 // What the application wrote and the peer has not acknowledged. Bytes are copied once, into pages of the layer's pool;
-// segments are views of them. Positions are sequence offsets: 1 is the first byte. Small writes get small pages, so that
-// a thousand quiet connections cost little. Rejected: one ring, since it must be copied to grow.
+// segments are views of them. Positions are sequence offsets: 1 is the first byte. Small writes get small pages, so
+// that a thousand quiet connections cost little. Rejected: one ring, since it must be copied to grow.
 
 const SMALL_PAGE_LEN = 4096;
 const PAGE_LEN = 65_536;

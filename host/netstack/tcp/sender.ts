@@ -245,7 +245,8 @@ export class Sender {
   private endRecovery(echo: number | null): void {
     const stamp = this.retransmitStamp;
     if (echo !== null && stamp !== null && this.scoreboard.again === 0 && echoesBefore(echo, stamp)) {
-      // RFC 3522: what is acknowledged was sent before anything was sent again, and that was all. Nothing had been lost.
+      // RFC 3522: what is acknowledged was sent before anything was sent again, and that was all. Nothing had been
+      // lost.
       this.scoreboard.unmarkLost();
       this.congestion.undo();
     } else if (this.una < this.recovery.point) {
@@ -401,8 +402,8 @@ export class Sender {
   }
 
   /**
-   * Whether to wait for more room than there is, so that super-segments stay long: ACKs are on their way while an eighth
-   * of the window is not in use.
+   * Whether to wait for more room than there is, so that super-segments stay long: ACKs are on their way while an
+   * eighth of the window is not in use.
    */
   private shouldGather(room: number): boolean {
     if (this.superMax === this.mss || this.recovery.active) return false;

@@ -1,6 +1,7 @@
 // SipHash-2-4 (Aumasson, Bernstein: "SipHash: a fast short-input PRF"), the keyed hash behind initial sequence numbers,
-// timestamp offsets and the connection table: short inputs, 64-bit words as two halves of 32 bits each. Its key is random
-// for each layer. Rejected: BLAKE2s of the core, because the netstack stands without it; BigInt, because it allocates.
+// timestamp offsets and the connection table: short inputs, 64-bit words as two halves of 32 bits each. Its key is
+// random for each layer. Rejected: BLAKE2s of the core, because the netstack stands without it; BigInt, because it
+// allocates.
 
 const BLOCK_LEN = 8;
 

@@ -1,6 +1,6 @@
-// TIME_WAIT, RFC 9293 §3.6.1: what is left of a connection that closed first, for twice the maximum segment lifetime, so
-// that its late segments meet nobody else and a lost last ACK is sent again. Few numbers each, in order of their end, one
-// timer for all of them; when there are too many the oldest goes early. RSTs are ignored (RFC 1337 §4).
+// TIME_WAIT, RFC 9293 §3.6.1: what is left of a connection that closed first, for twice the maximum segment lifetime,
+// so that its late segments meet nobody else and a lost last ACK is sent again. Few numbers each, in order of their
+// end, one timer for all of them; when there are too many the oldest goes early. RSTs are ignored (RFC 1337 §4).
 
 import type { StackClock } from "../types.ts";
 import { TIME_WAIT_MAX_COUNT, TIME_WAIT_MS } from "./constants.ts";

@@ -1,6 +1,7 @@
 // One timer of the clock for all deadlines of a connection. A deadline that moves later costs nothing: the timer comes
 // early once, finds nothing due and is set again. With no deadline it is not set again: an idle connection wakes nobody
-// but once, by what is left of its last exchange. (Clearing it at once would cost a timer for each ACK that is held back.)
+// but once, by what is left of its last exchange. (Clearing it at once would cost a timer for each ACK that is held
+// back.)
 
 import type { StackClock } from "../types.ts";
 
