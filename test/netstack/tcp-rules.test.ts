@@ -568,6 +568,20 @@ path("a callback that throws harms nobody else: the ACK goes out, the timer is s
   assert.deepEqual(connection.read(), pattern(0, 20));
 });
 
+path("an error that the stack finds within connect() is told after it", () => {
+  const peer = new Peer();
+  const { out } = peer.host;
+  peer.host.out = (bytes, gsoSize, outgoing) => {
+    out(bytes, gsoSize, outgoing);
+    peer.tcp.error(peer.ourHeader, bytes, { kind: "unreachable" });
+  };
+  const sink = new Sink(peer.tcp.connect({ ...peer.address, port: 5000 }));
+  assert.equal(sink.closed, false);
+  peer.advance(1);
+  assert.equal((sink.error as WasmguardError).code, "EHOSTUNREACH");
+  assert.equal(peer.clock.timers, 0);
+});
+
 path("segments that arrive while one is sent wait: a link that answers within send()", () => {
   const wire = new Wire();
   wire.record = false;

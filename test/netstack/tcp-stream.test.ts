@@ -7,9 +7,10 @@ import { pour, Sink, Wire, type WireOptions } from "./tcp-wire.ts";
 const stream = suite("tcp: streams over bad wires");
 
 /** Sends both ways at once, closes, and looks for what is left. */
-function exchange(options: WireOptions, len: number, withinMs: number): Wire {
+function exchange(options: WireOptions, len: number, withinMs: number, prepare = (_: Wire): void => {}): Wire {
   const wire = new Wire(options);
   wire.record = false;
+  prepare(wire);
   const { client, server, listener } = wire.pair();
   const atServer = new Sink(server);
   const atClient = new Sink(client);
@@ -47,6 +48,18 @@ for (const gsoMaxSize of [0, 65_535]) {
 
 stream("super-segments pass whole and are joined", () => {
   for (const loss of [0, 0.01]) exchange({ gsoMaxSize: 65_535, join: true, loss }, 3_000_000, 100_000);
+});
+
+stream("sequence numbers and timestamps wrap in the middle", () => {
+  for (const gsoMaxSize of [0, 65_535]) {
+    exchange({ gsoMaxSize, loss: 0.02, reorder: 0.02 }, 300_000, 100_000, (wire) => {
+      for (const { tcp } of [wire.a, wire.b]) {
+        const { numbers } = tcp as unknown as { numbers: Record<"sequence" | "clockOffset", () => number> };
+        numbers.sequence = () => 2 ** 32 - 100_001;
+        numbers.clockOffset = () => 2 ** 32 - 1200;
+      }
+    });
+  }
 });
 
 stream("a third of everything is lost", () => {

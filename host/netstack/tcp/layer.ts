@@ -25,13 +25,17 @@ import { TimeWait, type TimeWaitEntry } from "./time-wait.ts";
 const PROTOCOL_TCP = 6;
 const PORT_MAX = 65_535;
 const SECRET_LEN = 24;
+/** What an ICMP error quotes of a transport header at least: RFC 792 */
+const QUOTED_LEN = 8;
 const NO_PAYLOAD: Uint8Array[] = [];
 /** RFC 9293 §3.10.7.4 and Linux: a reused pair of sockets begins well behind where the old one stopped */
 const REUSE_GAP = 65_537;
 
+/** A segment, or with `error` what an error quoted of one of ours */
 interface Deferred {
   ip: IpHeader;
   bytes: Uint8Array;
+  error: DeliveryError | null;
 }
 
 export class Tcp implements TransportLayer, TcpApi, Home {
@@ -185,7 +189,7 @@ export class Tcp implements TransportLayer, TcpApi, Home {
   input(ip: IpHeader, segment: Uint8Array, _packet: InPacket): void {
     if (this.isClosed) return;
     if (this.depth > 0) {
-      this.defer(ip, segment);
+      this.defer(ip, segment, null);
       return;
     }
     this.enter();
@@ -197,19 +201,24 @@ export class Tcp implements TransportLayer, TcpApi, Home {
   }
 
   error(ip: IpHeader, quoted: Uint8Array, error: DeliveryError): void {
-    if (quoted.length < 8) return;
-    const { sourcePort, destinationPort, sequence } = quotedHeader(quoted);
-    const connection = this.find(ip.source, sourcePort, ip.destination, destinationPort);
-    if (connection === null) {
-      this.drop("strayError");
+    if (this.isClosed || quoted.length < QUOTED_LEN) return;
+    if (this.depth > 0) {
+      this.defer(ip, quoted, error);
       return;
     }
     this.enter();
     try {
-      connection.deliveryFailed(sequence, error);
+      this.processError(ip, quoted, error);
     } finally {
       this.leaveAndDrain();
     }
+  }
+
+  private processError(ip: IpHeader, quoted: Uint8Array, error: DeliveryError): void {
+    const { sourcePort, destinationPort, sequence } = quotedHeader(quoted);
+    const connection = this.find(ip.source, sourcePort, ip.destination, destinationPort);
+    if (connection === null) this.drop("strayError");
+    else connection.deliveryFailed(sequence, error);
   }
 
   close(): void {
@@ -357,7 +366,8 @@ export class Tcp implements TransportLayer, TcpApi, Home {
       // More may come while these are processed.
       while (this.depth === 1 && this.deferred.length > 0) {
         const next = this.deferred.shift() as Deferred;
-        this.process(next.ip, next.bytes);
+        if (next.error === null) this.process(next.ip, next.bytes);
+        else this.processError(next.ip, next.bytes, next.error);
       }
     } finally {
       this.leave();
@@ -379,13 +389,13 @@ export class Tcp implements TransportLayer, TcpApi, Home {
     if (entry !== null && !this.isClosed) this.timeWait.add(entry);
   }
 
-  private defer(ip: IpHeader, segment: Uint8Array): void {
+  private defer(ip: IpHeader, bytes: Uint8Array, error: DeliveryError | null): void {
     if (this.deferred.length >= DEFERRED_MAX_COUNT) {
       this.drop("deferred");
       return;
     }
     const copy: IpHeader = { ...ip, source: ip.source.slice(), destination: ip.destination.slice() };
-    this.deferred.push({ ip: copy, bytes: segment.slice() });
+    this.deferred.push({ ip: copy, bytes: bytes.slice(), error });
   }
 }
 
