@@ -268,7 +268,7 @@ export const MUTANTS = [
   {
     name: "handshakes do not move the endpoint",
     edits: [[HANDSHAKES, "if (setEndpoint(peer, endpoint)) emitEvent", "if (!endpoint) emitEvent"]],
-    fails: ["roaming.initiation", "roaming.response"],
+    fails: ["response.source", "roaming.initiation", "roaming.response"],
   },
   {
     name: "an inner source may be anybody's",

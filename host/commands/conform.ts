@@ -164,6 +164,7 @@ async function check(stand: Stand, peer: string, values: Values): Promise<void> 
   try {
     await firstContact(stand);
   } catch (error) {
+    stand.close?.();
     if (error instanceof Deviation) throw new WasmguardError("ERR_PEER", `Cannot check ${peer}: ${error.message}`);
     throw error;
   }
@@ -172,6 +173,7 @@ async function check(stand: Stand, peer: string, values: Values): Promise<void> 
   const table = new Table(checks.length, style, !values.json && !values.tap);
   const onResult = (result: Result): void => table.add(checks.indexOf(result.check), result);
   const results = await runChecks(checks, stand, { slow: values.slow, onResult });
+  stand.close?.();
   const ms = performance.now() - start;
   if (values.json) process.stdout.write(formatJson(results, peer, ms));
   else if (values.tap) process.stdout.write(formatTap(results));

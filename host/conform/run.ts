@@ -12,6 +12,8 @@ export interface Stand {
   parallel: boolean;
   /** ends with the trial's close() */
   open(): Promise<Trial>;
+  /** after the last trial */
+  close?(): void;
 }
 
 export type Outcome = "pass" | "fail" | "skip";

@@ -28,16 +28,20 @@ export interface RemoteOptions {
 export function remoteStand({ address, family, publicKey, privateKey, psk, inner, listenPort }: RemoteOptions): Stand {
   const target: Target = { address, family, publicKey, stamps: new Stamps() };
   const sessions: Session[] = [];
+  // One port for all trials: a peer that is to find us keeps one endpoint, and a runtime may be slow to let a port go.
+  let inbox = new Inbox();
+  let port: Port | undefined;
   return {
     has: new Set<Need>(Object.keys(inner).length > 0 ? ["inner"] : []),
     parallel: false,
     async open() {
-      const inbox = new Inbox();
-      const port = await Port.open(family, inbox, { port: listenPort });
-      const trial = new Trial(target, { priv: privateKey, psk, inner, port, inbox, sessions });
+      inbox = new Inbox();
+      port ??= await Port.open(family, { put: (received) => inbox.put(received) }, { port: listenPort });
+      const trial = new Trial(target, { priv: privateKey, psk, inner, port, inbox, sessions, keepsPort: true });
       trial.rest();
       return trial;
     },
+    close: () => port?.close(),
   };
 }
 

@@ -60,6 +60,8 @@ export interface Position {
   inbox: Inbox;
   /** address of `port`, where it is known */
   host?: string;
+  /** the port outlives the trial */
+  keepsPort?: boolean;
   /** sessions that trials before this one had with the same peer: it may still send under them */
   sessions?: Session[];
   /** makes a second position, of another peer */
@@ -159,7 +161,7 @@ export class Trial {
   /** Closes its ports, and what it has at the peer. */
   async close(): Promise<void> {
     for (const port of this.#opened) port.close();
-    this.port.close();
+    if (!this.#position.keepsPort) this.port.close();
     await this.onClose();
   }
 
