@@ -106,12 +106,14 @@ export class NativeCarrier {
     return this.#network.fwmark;
   }
 
-  prepare(change: { listenPort?: number; fwmark?: number }): Promise<{ commit(): void; rollback(): void }> {
+  async prepare(change: { listenPort?: number; fwmark?: number }): Promise<{ commit(): void; rollback(): void }> {
+    this.#checkOpen();
     return this.#network.prepare(change);
   }
 
   /** Binds a port if none is bound yet. */
   async open(): Promise<void> {
+    this.#checkOpen();
     this.#network.open();
   }
 
@@ -129,27 +131,44 @@ export class NativeCarrier {
     return (this.#ended ??= this.#lane.ended.then(() => this.#network.close()));
   }
 
+  #checkOpen(): void {
+    if (this.#closed) throw new WasmguardError("ERR_CLOSED", "Cannot bind a port: the device is closed");
+  }
+
   /** Does what the lane left: the core's work first, then packets, a portion at a time. */
   #receive(): void {
-    this.#turn = undefined;
+    clearImmediate(this.#turn);
+    // Taken back when all is done: what is left over, be it because the stack threw, has its turn after others.
+    this.#turn = setImmediate(() => this.#receive());
+    try {
+      if (this.#closed || this.#drain()) clearImmediate(this.#turn);
+    } catch (error) {
+      // Uncaught, and not in the handler of a message: Deno's reads no other after it.
+      setImmediate(() => {
+        throw error;
+      });
+    }
+  }
+
+  /** @returns whether the ring is empty, and the next packet will send a message */
+  #drain(): boolean {
     const { ring } = this.#lane;
     let count = 0;
     let size = 0;
     do {
       if (Atomics.exchange(ring.control, CONTROL_KICKED, 0)) this.#driver?.service();
-      while (!this.#closed && ring.take()) {
-        if (count++ === PORTION_COUNT || size >= PORTION_SIZE) {
-          this.#turn = setImmediate(() => this.#receive());
-          return;
-        }
+      while (ring.take()) {
+        if (count++ === PORTION_COUNT || size >= PORTION_SIZE) return false;
         size += ring.end - ring.start;
         try {
           this.#give(ring.memory, ring.start, ring.end);
         } finally {
           ring.release();
         }
+        if (this.#closed) return true;
       }
-    } while (!this.#closed && !ring.sleep());
+    } while (!ring.sleep());
+    return true;
   }
 
   #give(memory: Uint8Array, start: number, end: number): void {

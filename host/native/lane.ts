@@ -83,6 +83,7 @@ export class Lane {
    */
   static async start(core: Core, vnet: boolean): Promise<Lane> {
     const entry = new URL(import.meta.url.endsWith(".ts") ? "../../dist/native.js" : "./native.js", import.meta.url);
+    if (entry.protocol !== "file:") throw laneError(`its code must be a file, and this is ${entry.protocol}`);
     if (!existsSync(fileURLToPath(entry))) throw laneError(`${entry.pathname} is not there`);
     const lane = new Lane(core, vnet, entry);
     await lane.#ready();

@@ -54,6 +54,9 @@ class UdpSocket implements TransportSocket {
     if (error) this.#fail(error);
   };
   readonly #names = new Names();
+  /** who sent last, and what it was made of: a peer's datagrams come in a row */
+  #sender: Endpoint | null = null;
+  #senderName = "";
   #closed = false;
 
   constructor(socket: Socket, mapped: boolean) {
@@ -88,8 +91,11 @@ class UdpSocket implements TransportSocket {
 
   #receive(datagram: Uint8Array, from: RemoteInfo): void {
     if (this.#closed) return;
-    const endpoint = toEndpoint(from);
-    if (endpoint) this.onDatagram?.(datagram, endpoint);
+    if (this.#sender?.port !== from.port || this.#senderName !== from.address) {
+      this.#sender = toEndpoint(from);
+      this.#senderName = from.address;
+    }
+    if (this.#sender) this.onDatagram?.(datagram, this.#sender);
   }
 }
 

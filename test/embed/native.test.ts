@@ -12,7 +12,7 @@ import { NativeCarrier } from "../../host/native/carrier.ts";
 import { openLibc } from "../../host/platform/linux/libc.ts";
 import { openPortable } from "../../host/portable.ts";
 import { cannotRun } from "../helpers/namespace.ts";
-import { parse, TCP } from "../offload/oracle.ts";
+import { parse, TCP, UDP } from "../offload/oracle.ts";
 import { Stream } from "../sim/random.ts";
 import { deviceSuite } from "./device-suite.ts";
 import { between, type Open, openPair, toOutPacket, until } from "./pair.ts";
@@ -108,10 +108,10 @@ own("a consumer that sleeps loses nothing, though the ring is full", async () =>
     pair.left.device.link.send(toOutPacket(random, between(random, true, 4, TCP, 100), 0));
     await until(() => pair.right.came.length === 1, "the first packet");
     pair.right.came.length = 0;
-    // 5.2 MiB without a turn of the event loop: 4 are the ring, the rest waits in the socket's buffer.
+    // More than the ring holds, without a turn of the event loop: the rest waits in the lane and in the socket's buffer.
     const fields = between(random, true, 4, TCP, 45 * 1340);
     const out = toOutPacket(random, fields, 1340);
-    const count = 90;
+    const count = 74;
     for (let i = 0; i < count; i++) pair.left.device.link.send(out);
     const whole = fields.payload.length;
     const came = (): number => pair.right.came.reduce((sum, { bytes }) => sum + bytes.length - 40 - fields.tcpOptions.length, 0);
@@ -143,6 +143,24 @@ own("a descriptor that breaks is told, and the device can be closed", async () =
   assert.equal(failed[0].code, "ERR_LANE");
   poke.close();
   await device.close();
+});
+
+own("a stack that throws is called again, and a closed device binds nothing", async () => {
+  const pair = await openPair(open);
+  const thrown = new Promise<Error>((resolve) => process.once("uncaughtException", resolve));
+  let calls = 0;
+  pair.right.onInput = () => {
+    if (calls++ === 0) throw new Error("a stack that throws");
+  };
+  const random = new Stream(1, "throws");
+  for (let i = 0; i < 5; i++) pair.left.device.link.send(toOutPacket(random, between(random, true, 4, UDP, 100), 0));
+  assert.equal((await thrown).message, "a stack that throws");
+  await until(() => calls === 5, "the other packets");
+  const { device } = pair.right;
+  const closed = pair.close();
+  await assert.rejects(device.configure({ listenPort: 0, replacePeers: false, peers: [] }), { code: "ERR_CLOSED" });
+  await assert.rejects(device.up(), { code: "ERR_CLOSED" });
+  await closed;
 });
 
 own("an address that is none, and one that is not ours", async () => {

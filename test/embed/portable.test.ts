@@ -101,9 +101,9 @@ test("a transport that delivers inside of send()", async () => {
   }
 });
 
-test("an address is for the default transport alone", async () => {
+test("an address is for UDP alone", async () => {
   const wrong = openPortable({ onPacket: () => {}, transport: new UdpTransport(), address: "127.0.0.1" });
-  await assert.rejects(wrong, { name: "TypeError", message: /default transport/ });
+  await assert.rejects(wrong, { name: "TypeError", message: /an address is for UDP/ });
 });
 
 test("a family that the socket does not have", async () => {
