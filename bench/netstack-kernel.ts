@@ -1,6 +1,7 @@
-// Does our TCP get as much through a bad way as Linux's does? One flow from our stack to the kernel, one from the kernel
-// to our stack, and one from the kernel to itself, each through the same shim (test/helpers/netstack-lab.ts): 5 ms each
-// way, and what the heading says. CUBIC on all sides, no super-packets on any. What counts is what the reader got.
+// Does our TCP get as much through a bad way as Linux's does? One flow from our stack to the kernel, one from the
+// kernel to our stack, and one from the kernel to itself, each through the same shim (test/helpers/netstack-lab.ts):
+// 5 ms each way, and what the heading says. CUBIC on all sides, no super-packets on any. What counts is what the reader
+// got.
 
 import { performance } from "node:perf_hooks";
 import { A4, B4, type Impairment, KernelLab, StackLab } from "../test/helpers/netstack-lab.ts";

@@ -1,5 +1,5 @@
-// What an address is good for: scopes, keys for tables, and the choice of our own (RFC 6724, as far as a host with a few
-// addresses on one link needs it: rules 1, 2 and 8).
+// What an address is good for: scopes, keys for tables, and the choice of our own (RFC 6724, as far as a host with a
+// few addresses on one link needs it: rules 1, 2 and 8).
 
 import { type IpAddress, parseIp } from "../ip.ts";
 import { equalBytes } from "./bytes.ts";

@@ -1,7 +1,7 @@
 // The Internet checksum. RFC 1071; the pseudo-headers are those of RFC 9293 §3.1 and RFC 8200 §8.1.
 //
-// A ones' complement sum is free of byte order (RFC 1071 §2 B), so long runs are added as the machine's own 32-bit words
-// and the result is swapped once at the end. Short ones go byte by byte: a view costs more than 128 bytes of that.
+// A ones' complement sum is free of byte order (RFC 1071 §2 B), so long runs are added as the machine's own 32-bit
+// words and the result is swapped once at the end. Short ones go byte by byte: a view costs more than 128 bytes do.
 // Sums are kept folded to 16 bits, in network order: they can be added, and carried from one piece to the next.
 // A view kept from call to call was rejected: it would hold a whole memory alive after its stack is gone.
 

@@ -19,6 +19,7 @@ export const DROP_REASONS = [
   "badFragment", // odd length, past the end, or without the whole chain of headers (RFC 7112)
   "fragmentDuplicate",
   "fragmentOverlap", // RFC 5722
+  "tooManyFragments", // of one packet, which is given up
   "fragmentTimeout", // counted once a packet that never became whole
   "fragmentEvicted", // counted once a packet that made room for newer ones
   // the transport

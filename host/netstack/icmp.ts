@@ -1,9 +1,10 @@
 // ICMP (RFC 792, RFC 1122 §3.2.2) and ICMPv6 (RFC 4443): echo, and errors in both directions.
 //
 // An error that comes is believed only if it quotes a packet from an address of ours; what the quoted transport header
-// says is for the transport to check. Errors that we send are limited by a token bucket (RFC 4443 §2.4 f), and never
-// about an error, a multicast or a fragment but the first (RFC 1122 §3.2.2, RFC 4443 §2.4 e): a pair of hosts must not
-// be able to talk to each other in errors.
+// says must fit something of the transport's that is open (RFC 5927 §4), or a stranger could narrow every path of ours.
+// Errors that we send are limited by a token bucket (RFC 4443 §2.4 f), and never about an error, a multicast or a
+// fragment but the first (RFC 1122 §3.2.2, RFC 4443 §2.4 e): a pair of hosts must not be able to talk to each other in
+// errors.
 
 import type { IpAddress } from "../ip.ts";
 import { copyAddress } from "./address.ts";
@@ -11,13 +12,21 @@ import { be16, be32, putBe16, putBe32 } from "./bytes.ts";
 import { finish, sum } from "./checksum.ts";
 import type { DropReason } from "./drops.ts";
 import {
-  findTransport, IPV4_CHECKSUM, IPV4_HEADER_LEN, IPV4_TOTAL_LENGTH, IPV6_HEADER_LEN, IPV6_PAYLOAD_LENGTH,
-  parseQuoted, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_UDP, type QuotedIp,
+  findTransport,
+  IPV4_CHECKSUM,
+  IPV4_HEADER_LEN,
+  IPV4_TOTAL_LENGTH,
+  IPV6_HEADER_LEN,
+  IPV6_PAYLOAD_LENGTH,
+  parseQuoted,
+  PROTOCOL_ICMP,
+  PROTOCOL_ICMPV6,
+  PROTOCOL_UDP,
 } from "./ip.ts";
 import { IPV4_MTU_MIN, IPV6_MTU_MIN } from "./pathmtu.ts";
 import { ICMP_HEADER_LEN, Pinger, type PingOptions, type PingReply } from "./ping.ts";
 import { TokenBucket } from "./tokenbucket.ts";
-import type { DeliveryError, IpHeader, IpLayer } from "./types.ts";
+import type { DeliveryError, IpHeader, IpLayer, TransportLayer } from "./types.ts";
 
 // RFC 792
 const ECHO_REPLY4 = 0;
@@ -60,8 +69,8 @@ export type Complaint =
 export interface IcmpHost {
   /** A packet was too big. @returns whether that is believed */
   reducePath(destination: Uint8Array, mtu: number, packetLen: number): boolean;
-  /** An error about a packet of ours. @returns false when no transport knows it */
-  deliverError(ip: QuotedIp, quoted: Uint8Array, error: DeliveryError): boolean;
+  /** The transport of a protocol, or null when we speak none of that number. */
+  transport(protocol: number): Pick<TransportLayer, "knows" | "error"> | null;
 }
 
 export class Icmp {
@@ -153,16 +162,17 @@ export class Icmp {
     const ours = parseQuoted(quoted);
     if (ours === null || ours.family !== ip.family) return "badIcmp";
     if (!this.#ip.isOurs({ family: ours.family, address: ours.source })) return "ignoredIcmp";
+    const header = quoted.subarray(ours.transportAt);
+    const isEcho = ours.protocol === PROTOCOL_ICMP || ours.protocol === PROTOCOL_ICMPV6;
+    const transport = isEcho ? this.#pinger : this.#host.transport(ours.protocol);
+    if (transport === null || !transport.knows(ours, header)) return "ignoredIcmp";
     if (error.kind === "tooBig") {
       if (!this.#host.reducePath(ours.destination, error.mtu!, ours.length)) return "ignoredIcmp";
       error.mtu = this.#ip.pathMtu({ family: ours.family, address: ours.destination });
     }
     error.from = copyAddress(ip.source);
-    const transport = quoted.subarray(ours.transportAt);
-    if (ours.protocol === PROTOCOL_ICMP || ours.protocol === PROTOCOL_ICMPV6) {
-      return this.#pinger.error(ours, transport, error) ? null : "ignoredIcmp";
-    }
-    return this.#host.deliverError(ours, transport, error) ? null : "ignoredIcmp";
+    transport.error(ours, header, error);
+    return null;
   }
 }
 

@@ -147,7 +147,7 @@ function parse4(bytes: Uint8Array): ParsedIp | Refusal {
 
 /** RFC 791 §3.1: none but the source routes matter to a host, and those it may refuse (RFC 1122 §3.2.1.8). */
 function checkOptions4(bytes: Uint8Array, end: number): Refusal | null {
-  for (let at = IPV4_HEADER_LEN; at < end; ) {
+  for (let at = IPV4_HEADER_LEN; at < end;) {
     const type = bytes[at];
     if (type === OPTION_END) return null;
     if (type === OPTION_NOP) {
@@ -247,7 +247,7 @@ function checkRouting(bytes: Uint8Array, at: number): Refusal | null {
 /** RFC 8200 §4.2: the two high bits of an option that we do not know say what becomes of its packet. */
 function checkOptions6(bytes: Uint8Array, start: number, end: number, destination: Uint8Array): Refusal | null {
   let count = 0;
-  for (let at = start; at < end; ) {
+  for (let at = start; at < end;) {
     const type = bytes[at];
     if (type === OPTION_PAD1) {
       at++;
@@ -300,7 +300,13 @@ export interface HeaderFields {
  * @param payloadLen  bytes that follow, of a super-packet all
  * @param id, fragmentWord  IPv4's two fields (RFC 6864: a packet that cannot be fragmented needs no id)
  */
-export function putHeader4(dst: Uint8Array, fields: HeaderFields, payloadLen: number, id: number, fragmentWord: number) {
+export function putHeader4(
+  dst: Uint8Array,
+  fields: HeaderFields,
+  payloadLen: number,
+  id: number,
+  fragmentWord: number,
+) {
   dst[0] = 0x45;
   dst[1] = fields.trafficClass;
   putBe16(dst, IPV4_TOTAL_LENGTH, IPV4_HEADER_LEN + payloadLen);

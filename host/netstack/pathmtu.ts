@@ -1,9 +1,9 @@
 // What the paths to others carry, learned from ICMP. RFC 1191 (IPv4), RFC 8201 (IPv6).
 //
-// Only reductions are kept, each for ten minutes after the last message (RFC 1191 §6.3), in a table of a fixed size that
-// forgets the oldest; so it needs no timer. Below IPV4_MTU_MIN a message is not believed in full, or a forged one could
-// make us send crumbs: the path is taken to have that MTU, and packets to it may be fragmented on the way. Below 1280
-// an IPv6 message is no news at all (RFC 8200 §5).
+// Only reductions are kept, each for ten minutes after the last message (RFC 1191 §6.3), in a table of a fixed size
+// that forgets the oldest; so it needs no timer. Below IPV4_MTU_MIN a message is not believed in full, or a forged one
+// could make us send crumbs: the path is taken to have that MTU, and packets to it may be fragmented on the way. Below
+// 1280 an IPv6 message is no news at all (RFC 8200 §5).
 
 import type { IpAddress } from "../ip.ts";
 import { addressKey } from "./address.ts";

@@ -81,8 +81,8 @@ export class Pinger {
 
   /**
    * Sends one echo request and waits for its reply.
-   * @throws RangeError for a bad size; WasmguardError ETIMEDOUT, EHOSTUNREACH, EACCES, ECANCELED (the stack closed); the
-   *   signal's reason
+   * @throws RangeError for a bad size; WasmguardError ETIMEDOUT, EHOSTUNREACH, EACCES, ECANCELED (the stack closed);
+   *   the signal's reason
    */
   async ping(to: IpAddress, options: PingOptions = {}): Promise<PingReply> {
     const { size = SIZE_DEFAULT, timeoutMs = TIMEOUT_DEFAULT_MS, signal } = options;
@@ -133,18 +133,22 @@ export class Pinger {
     return true;
   }
 
-  /** An error about an echo request of ours. @returns whether it was awaited */
-  error(ip: IpHeader, request: Uint8Array, error: DeliveryError): boolean {
+  /** Whether a quoted header is that of a request without a reply yet. */
+  knows(ip: IpHeader, request: Uint8Array): boolean {
     const pending = this.#pending.get(keyOf(request));
-    if (pending === undefined || !equalBytes(ip.destination, pending.to.address)) return false;
+    return pending !== undefined && equalBytes(ip.destination, pending.to.address);
+  }
+
+  /** An error about an echo request of ours that knows() took. */
+  error(_: IpHeader, request: Uint8Array, error: DeliveryError): void {
+    const pending = this.#pending.get(keyOf(request))!;
     if (error.kind === "tooBig") {
       pending.send(); // in fragments this time; each such message has lowered the path's MTU, so this ends
-      return true;
+      return;
     }
     const who = error.from === undefined ? "" : `, says ${formatIp(error.from.address)}`;
     const text = `Cannot ping ${formatIp(pending.to.address)}: ${TEXTS[error.kind]}${who}`;
     pending.end(new WasmguardError(CODES[error.kind], text));
-    return true;
   }
 
   close(): void {

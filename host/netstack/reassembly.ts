@@ -10,8 +10,16 @@ import { equalBytes, putBe16 } from "./bytes.ts";
 import { finish, sum } from "./checksum.ts";
 import type { Drops } from "./drops.ts";
 import {
-  ERRONEOUS_HEADER, findTransport, INCOMPLETE_CHAIN, IPV4_CHECKSUM, IPV4_TOTAL_LENGTH, IPV6_HEADER_LEN,
-  IPV6_PAYLOAD_LENGTH, LENGTH_MAX, type ParsedIp, type Refusal,
+  ERRONEOUS_HEADER,
+  findTransport,
+  INCOMPLETE_CHAIN,
+  IPV4_CHECKSUM,
+  IPV4_TOTAL_LENGTH,
+  IPV6_HEADER_LEN,
+  IPV6_PAYLOAD_LENGTH,
+  LENGTH_MAX,
+  type ParsedIp,
+  type Refusal,
 } from "./ip.ts";
 import type { StackClock } from "./types.ts";
 
@@ -93,7 +101,7 @@ export class Reassembly {
     }
     if (waiting.parts.length === REASSEMBLY_FRAGMENTS_MAX) {
       this.#remove(waiting);
-      return { drop: "fragmentEvicted", problem: null };
+      return { drop: "tooManyFragments", problem: null };
     }
     waiting.parts.splice(place, 0, { offset: fragment.offset, bytes: data.slice() });
     waiting.received += data.length;
@@ -240,7 +248,12 @@ function check(bytes: Uint8Array, ip: ParsedIp): Refusal | null {
 }
 
 /** Where the fragment belongs among the parts. */
-function findPlace(waiting: Waiting, offset: number, data: Uint8Array, more: boolean): number | "duplicate" | "overlap" {
+function findPlace(
+  waiting: Waiting,
+  offset: number,
+  data: Uint8Array,
+  more: boolean,
+): number | "duplicate" | "overlap" {
   const { parts, total } = waiting;
   const end = offset + data.length;
   let place = parts.length;

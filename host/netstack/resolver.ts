@@ -144,7 +144,9 @@ export class Resolver {
   /** A name with a dot is tried as it is first, one without a dot last; one that ends with a dot is whole. */
   #candidates(name: string, isWhole: boolean): string[] {
     if (isWhole) return [name];
-    const longer = this.#searchDomains.map((domain) => `${name}.${domain}`).filter((each) => each.length <= NAME_MAX_LEN);
+    const longer = this.#searchDomains
+      .map((domain) => `${name}.${domain}`)
+      .filter((each) => each.length <= NAME_MAX_LEN);
     return name.includes(".") ? [name, ...longer] : [...longer, name];
   }
 

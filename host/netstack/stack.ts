@@ -17,15 +17,30 @@ import { finish, fold, pseudoSum, sum, sumPieces } from "./checksum.ts";
 import { createDrops, type DropReason, type Drops } from "./drops.ts";
 import { type Complaint, Icmp } from "./icmp.ts";
 import {
-  FRAGMENT_HEADER_LEN, fragmentWord4, HOP_LIMIT, IPV4_HEADER_LEN, IPV6_HEADER_LEN, isRefusal, LENGTH_MAX,
-  parse, type ParsedIp, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP, putFragmentHeader6, putHeader4,
-  putHeader6, type QuotedIp, type Refusal, UNKNOWN_NEXT_HEADER,
+  FRAGMENT_HEADER_LEN,
+  fragmentWord4,
+  HOP_LIMIT,
+  IPV4_HEADER_LEN,
+  IPV6_HEADER_LEN,
+  isRefusal,
+  LENGTH_MAX,
+  parse,
+  type ParsedIp,
+  PROTOCOL_ICMP,
+  PROTOCOL_ICMPV6,
+  PROTOCOL_TCP,
+  PROTOCOL_UDP,
+  putFragmentHeader6,
+  putHeader4,
+  putHeader6,
+  type Refusal,
+  UNKNOWN_NEXT_HEADER,
 } from "./ip.ts";
 import { Loopback } from "./loopback.ts";
 import { PathMtus } from "./pathmtu.ts";
 import { Reassembly } from "./reassembly.ts";
 import { Tcp } from "./tcp/layer.ts";
-import type { DeliveryError, FillRandom, InPacket, IpLayer, Link, Outgoing, StackClock } from "./types.ts";
+import type { FillRandom, InPacket, IpLayer, Link, Outgoing, StackClock } from "./types.ts";
 import { Udp, UDP_HEADER_LEN } from "./udp.ts";
 
 const UDP_LENGTH = 4;
@@ -94,7 +109,7 @@ export class Stack implements IpLayer {
     });
     this.icmp = new Icmp(this, {
       reducePath: (destination, mtu, packetLen) => this.#paths.reduce(destination, mtu, packetLen, this.#link.mtu),
-      deliverError: (ip, quoted, error) => this.#deliverError(ip, quoted, error),
+      transport: (protocol) => (protocol === PROTOCOL_TCP ? this.tcp : protocol === PROTOCOL_UDP ? this.udp : null),
     });
     this.udp = new Udp(this);
     this.tcp = new Tcp(this);
@@ -121,7 +136,8 @@ export class Stack implements IpLayer {
     }
     const gsoSize = payloadLen > packet.gsoSize ? packet.gsoSize : 0;
     if (this.isOurs(destination)) this.#sendToUs(packet, transportLen, gsoSize);
-    else if (gsoSize === 0 && headerLen + transportLen > this.pathMtu(destination)) this.#sendFragments(packet, transportLen);
+    else if (gsoSize === 0 && headerLen + transportLen > this.pathMtu(destination))
+      this.#sendFragments(packet, transportLen);
     else this.#sendWhole(packet, transportLen, gsoSize);
   }
 
@@ -203,7 +219,8 @@ export class Stack implements IpLayer {
         segment = segment.subarray(0, length);
         if (!packet.checksumVerified && !udpChecksumHolds(ip, segment)) return BAD_CHECKSUM;
         const drop = this.udp.input(ip, segment, packet);
-        if (drop === "noPort") this.icmp.complain(packet.bytes.subarray(0, ip.length), PORT_UNREACHABLE, packet.gsoSize);
+        if (drop === "noPort")
+          this.icmp.complain(packet.bytes.subarray(0, ip.length), PORT_UNREACHABLE, packet.gsoSize);
         return this.#delivered(drop);
       }
       case PROTOCOL_ICMP:
@@ -237,21 +254,14 @@ export class Stack implements IpLayer {
     this.icmp.complain(bytes, { kind: "parameter", ...problem });
   }
 
-  #deliverError(ip: QuotedIp, quoted: Uint8Array, error: DeliveryError): boolean {
-    if (ip.protocol === PROTOCOL_TCP) {
-      this.tcp.error(ip, quoted, error);
-      return true;
-    }
-    return ip.protocol === PROTOCOL_UDP && this.udp.error(ip, quoted, error);
-  }
-
   #sendWhole(packet: Outgoing, transportLen: number, gsoSize: number): void {
     const { destination, payload } = packet;
     const transportAt = destination.family === 4 ? IPV4_HEADER_LEN : IPV6_HEADER_LEN;
     const header = this.#header.subarray(0, transportAt + packet.header.length);
     this.#putIpHeader(header, packet, transportLen);
     header.set(packet.header, transportAt);
-    const isPartial = this.#link.gsoMaxSize > 0 && (packet.protocol === PROTOCOL_TCP || packet.protocol === PROTOCOL_UDP);
+    const isPartial =
+      this.#link.gsoMaxSize > 0 && (packet.protocol === PROTOCOL_TCP || packet.protocol === PROTOCOL_UDP);
     if (isPartial) putBe16(header, transportAt + packet.checksumOffset, pseudo(packet, transportLen));
     else putChecksum(header.subarray(transportAt), packet, transportLen);
     this.counts.sent++;

@@ -110,6 +110,11 @@ export interface IpLayer {
 /** A transport as the IP layer sees it. `segment` is transport header and payload, valid during the call. */
 export interface TransportLayer {
   input(ip: IpHeader, segment: Uint8Array, packet: InPacket): void;
+  /**
+   * Whether a quoted transport header, of 8 bytes or more, can be one that we sent and that still matters: who forges
+   * an ICMP error must know that much (RFC 5927 §4). error() follows only then.
+   */
+  knows(ip: IpHeader, quoted: Uint8Array): boolean;
   /** An error about a packet of ours; `quoted` begins with the transport header that we had sent, 8 bytes or more. */
   error(ip: IpHeader, quoted: Uint8Array, error: DeliveryError): void;
   /** Ends everything: connections are aborted, no timer is left. */

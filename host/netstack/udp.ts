@@ -84,11 +84,14 @@ export class Udp implements TransportLayer {
     return null;
   }
 
-  error(ip: IpHeader, quoted: Uint8Array, error: DeliveryError): boolean {
+  /** Sockets are not connected and keep no list of where they sent to: an open port is all that there is to know. */
+  knows(ip: IpHeader, quoted: Uint8Array): boolean {
+    return this.#find(be16(quoted, SOURCE_PORT), ip.source) !== undefined;
+  }
+
+  error(ip: IpHeader, quoted: Uint8Array, error: DeliveryError): void {
     const socket = this.#find(be16(quoted, SOURCE_PORT), ip.source);
-    if (socket === undefined) return false;
-    socket.onError?.(error, { ...copyAddress(ip.destination), port: be16(quoted, DESTINATION_PORT) });
-    return true;
+    socket?.onError?.(error, { ...copyAddress(ip.destination), port: be16(quoted, DESTINATION_PORT) });
   }
 
   close(): void {
@@ -98,7 +101,10 @@ export class Udp implements TransportLayer {
   #find(port: number, address: Uint8Array): Socket | undefined {
     for (const socket of this.#ports.get(port) ?? []) {
       const own = socket.local.address;
-      if (own === null || own.address.length === address.length && own.address.every((byte, i) => byte === address[i])) {
+      if (
+        own === null ||
+        (own.address.length === address.length && own.address.every((byte, i) => byte === address[i]))
+      ) {
         return socket;
       }
     }

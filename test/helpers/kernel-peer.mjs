@@ -105,7 +105,9 @@ const commands = {
   },
   exec: ({ program, args }) =>
     new Promise((resolve) => {
-      execFile(program, args, (error, stdout, stderr) => resolve({ code: error ? (error.code ?? 1) : 0, output: stdout + stderr }));
+      execFile(program, args, (error, stdout, stderr) =>
+        resolve({ code: error ? (error.code ?? 1) : 0, output: stdout + stderr }),
+      );
     }),
 };
 

@@ -44,7 +44,8 @@ export class NameServer {
   #serve(connection: TcpConnection): void {
     let stream = new Uint8Array(0);
     const read = (): void => {
-      for (let chunk = connection.read(); chunk !== null; chunk = connection.read()) stream = Uint8Array.from([...stream, ...chunk]);
+      for (let chunk = connection.read(); chunk !== null; chunk = connection.read())
+        stream = Uint8Array.from([...stream, ...chunk]);
       const length = (stream[0] << 8) | stream[1];
       if (stream.length < 2 + length) return;
       const reply = this.#reply(stream.slice(2, 2 + length), "TCP", connection.remote);
@@ -71,14 +72,23 @@ export class NameServer {
   }
 }
 
-export function createReply(query: Packet, { rcode = 0, answers = [], authorities = [], truncated = false }: Reply): Uint8Array {
+export function createReply(
+  query: Packet,
+  { rcode = 0, answers = [], authorities = [], truncated = false }: Reply,
+): Uint8Array {
   const flags = RECURSION | rcode | (truncated ? TRUNCATED : 0);
   return encode({ type: "response", id: query.id, flags, questions: query.questions, answers, authorities });
 }
 
 export const a = (name: string, data: string, ttl = 60): Answer => ({ type: "A", class: "IN", name, ttl, data });
 export const aaaa = (name: string, data: string, ttl = 60): Answer => ({ type: "AAAA", class: "IN", name, ttl, data });
-export const cname = (name: string, data: string, ttl = 60): Answer => ({ type: "CNAME", class: "IN", name, ttl, data });
+export const cname = (name: string, data: string, ttl = 60): Answer => ({
+  type: "CNAME",
+  class: "IN",
+  name,
+  ttl,
+  data,
+});
 
 export function soa(name: string, ttl: number, minimum: number): Answer {
   return { type: "SOA", class: "IN", name, ttl, data: { mname: "ns", rname: "root", minimum } };

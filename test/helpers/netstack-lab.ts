@@ -1,6 +1,6 @@
 // The netstack opposite the Linux kernel: packets go through a TUN in a namespace of its own, so that the kernel's TCP,
-// UDP and ICMP are the peer. Between them, in this process, a shim that loses, repeats, reorders and delays. Two TUNs in
-// two namespaces through the same shim give what the kernel does with itself: the measure.
+// UDP and ICMP are the peer. Between them, in this process, a shim that loses, repeats, reorders and delays. Two TUNs
+// in two namespaces through the same shim give what the kernel does with itself: the measure.
 //
 // The kernel's programs are children (kernel-peer.mjs): a socket belongs to the namespace of the process that made it.
 // The TUNs have no virtio header, so that neither side has an advantage of super-packets.

@@ -7,7 +7,21 @@ import { PathMtus } from "../../host/netstack/pathmtu.ts";
 import type { DeliveryError } from "../../host/netstack/types.ts";
 import { NO_PROTOCOL4, PING4, PING6, UDP4, UDP6, UDP_FRAGMENTS4, UNREACHABLE4 } from "../helpers/kernel-packets.ts";
 import {
-  A4, A6, at, B4, B6, concat, createPair, createSingle, hex, incoming, seeded, settle, slowSum, toHex, VirtualClock,
+  A4,
+  A6,
+  at,
+  B4,
+  B6,
+  concat,
+  createPair,
+  createSingle,
+  hex,
+  incoming,
+  seeded,
+  settle,
+  slowSum,
+  toHex,
+  VirtualClock,
 } from "../helpers/netstack.ts";
 
 const A4_HEX = "0a090001";
@@ -30,7 +44,10 @@ function message(family: 4 | 6, body: Uint8Array, from?: string): Uint8Array {
     bytes.set([value >>> 8, value & 0xff], at);
   };
   if (family === 4) seal(ip, 10, ip);
-  const pseudo = family === 4 ? new Uint8Array(0) : concat(ip.subarray(8, 40), new Uint8Array([0, 58, icmp.length >>> 8, icmp.length & 0xff]));
+  const pseudo =
+    family === 4
+      ? new Uint8Array(0)
+      : concat(ip.subarray(8, 40), new Uint8Array([0, 58, icmp.length >>> 8, icmp.length & 0xff]));
   seal(icmp, 2, pseudo, icmp);
   return concat(ip, icmp);
 }
@@ -88,7 +105,10 @@ echo("ping of ourselves", async () => {
   const { clock, stack, link } = createSingle();
   const replies = Promise.all([stack.icmp.ping(parseIp(A4)), stack.icmp.ping(parseIp(A6), { size: 60_000 })]);
   await clock.runAsync(1);
-  assert.deepEqual((await replies).map(({ bytes }) => bytes), [56, 60_000]);
+  assert.deepEqual(
+    (await replies).map(({ bytes }) => bytes),
+    [56, 60_000],
+  );
   assert.equal(link.take().length, 0);
 });
 
@@ -126,7 +146,11 @@ echo("a reply from another, with another payload or another id is not the reply"
   const request = link.take()[0].subarray(20);
   const reply = concat(new Uint8Array([0]), request.subarray(1));
   const change = (at: number): Uint8Array => reply.map((byte, i) => (i === at ? byte ^ 1 : byte));
-  const wrong = [message(4, reply, "0a090003"), ...[4, 6, 8, 23].map((at) => message(4, change(at))), message(4, reply.slice(0, 20))];
+  const wrong = [
+    message(4, reply, "0a090003"),
+    ...[4, 6, 8, 23].map((at) => message(4, change(at))),
+    message(4, reply.slice(0, 20)),
+  ];
   for (const packet of wrong) stack.input(incoming(packet));
   assert.deepEqual([stack.drops.ignoredIcmp, stack.icmp.pending], [wrong.length, 1]);
   stack.input(incoming(message(4, reply)));
@@ -268,13 +292,20 @@ const mtu = suite("netstack path MTU");
 
 /** "too big" about a packet of ours. */
 function tooBig(packet: Uint8Array, value: number): Uint8Array {
-  if (packet[0] >>> 4 === 4) return message(4, concat(hex("0304 0000 0000"), new Uint8Array([value >>> 8, value & 0xff]), packet.subarray(0, 28)));
+  if (packet[0] >>> 4 === 4)
+    return message(
+      4,
+      concat(hex("0304 0000 0000"), new Uint8Array([value >>> 8, value & 0xff]), packet.subarray(0, 28)),
+    );
   const field = new Uint8Array([value >>> 24, value >>> 16, value >>> 8, value]);
   return message(6, concat(hex("0200 0000"), field, packet.subarray(0, 1232)));
 }
 
 mtu("is learned, told to the socket, used, and forgotten after ten minutes", () => {
-  for (const [to, from] of [[B4, A4], [B6, A6]]) {
+  for (const [to, from] of [
+    [B4, A4],
+    [B6, A6],
+  ]) {
     const { clock, stack, link } = createSingle();
     const told: (DeliveryError & { port: number })[] = [];
     const socket = stack.udp.open();
@@ -282,7 +313,10 @@ mtu("is learned, told to the socket, used, and forgotten after ten minutes", () 
     socket.send(new Uint8Array(1300), at(to, 9));
     const [packet] = link.take();
     stack.input(incoming(tooBig(packet, 1290)));
-    assert.deepEqual(told.map(({ kind, mtu, port }) => [kind, mtu, port]), [["tooBig", 1290, 9]]);
+    assert.deepEqual(
+      told.map(({ kind, mtu, port }) => [kind, mtu, port]),
+      [["tooBig", 1290, 9]],
+    );
     assert.equal(stack.pathMtu(parseIp(to)), 1290);
     assert.equal(stack.pathMtu(parseIp(from)), 1420);
     socket.send(new Uint8Array(1300), at(to, 9));
@@ -317,6 +351,34 @@ mtu("what cannot be about a packet of ours is ignored", () => {
   for (const lie of lies) stack.input(incoming(lie));
   assert.equal(stack.drops.ignoredIcmp + stack.drops.badIcmp, lies.length);
   assert.deepEqual([stack.pathMtu(parseIp(B4)), stack.pathMtu(parseIp(B6))], [1420, 1420]);
+});
+
+mtu("what nothing of ours has sent is ignored: no such socket, ping, connection or sequence number", async () => {
+  const { stack, link } = createSingle();
+  const socket = stack.udp.open();
+  socket.send(new Uint8Array(1300), at(B4, 9));
+  socket.close();
+  const connection = stack.tcp.connect(at(B4, 80));
+  const controller = new AbortController();
+  const ping = assert.rejects(stack.icmp.ping(parseIp(B4), { size: 1300, signal: controller.signal }));
+  const [datagram, syn, request] = link.take();
+  /** The packet as if it had been longer, and with a byte of its transport changed. */
+  const altered = (packet: Uint8Array, at: number): Uint8Array => {
+    const copy = packet.slice();
+    copy.set([5, 0x50], 2);
+    copy[20 + at] ^= 1;
+    return copy;
+  };
+  const lies = [datagram, altered(syn, 1), altered(syn, 3), altered(syn, 6), altered(request, 5), altered(request, 7)];
+  for (const lie of lies) stack.input(incoming(tooBig(lie, 700)));
+  assert.deepEqual([stack.drops.ignoredIcmp, stack.pathMtu(parseIp(B4))], [lies.length, 1420]);
+  stack.input(incoming(tooBig(altered(syn, 15), 700))); // its window, which nobody asks about
+  assert.equal(stack.pathMtu(parseIp(B4)), 700);
+  stack.input(incoming(tooBig(request, 600)));
+  assert.equal(stack.pathMtu(parseIp(B4)), 600);
+  controller.abort();
+  await ping;
+  connection.abort();
 });
 
 mtu("a router that names none: the next lower plateau; below 576 others may fragment", () => {

@@ -6,10 +6,25 @@ import { parseIp } from "../../host/ip.ts";
 import { chooseSource } from "../../host/netstack/address.ts";
 import { finish, fold, pseudoSum, sum, sumPieces } from "../../host/netstack/checksum.ts";
 import {
-  fragmentWord4, isRefusal, parse, parseQuoted, type ParsedIp, putFragmentHeader6, putHeader4, putHeader6,
+  fragmentWord4,
+  isRefusal,
+  parse,
+  parseQuoted,
+  type ParsedIp,
+  putFragmentHeader6,
+  putHeader4,
+  putHeader6,
 } from "../../host/netstack/ip.ts";
 import {
-  PING4, PING6, SYN4, UDP4, UDP6, UDP_FRAGMENTS4, UDP_FRAGMENTS6, UNREACHABLE4, UNREACHABLE6,
+  PING4,
+  PING6,
+  SYN4,
+  UDP4,
+  UDP6,
+  UDP_FRAGMENTS4,
+  UDP_FRAGMENTS6,
+  UNREACHABLE4,
+  UNREACHABLE6,
 } from "../helpers/kernel-packets.ts";
 import { concat, hex, slowSum, toHex } from "../helpers/netstack.ts";
 
@@ -127,7 +142,8 @@ reading("what follows the packet is not its own", () => {
 
 reading("a packet cut anywhere is refused", () => {
   for (const packet of [UDP4, UDP6, SYN4, UDP_FRAGMENTS6[1]]) {
-    for (let length = 0; length < packet.length; length++) assert.equal(refused(packet.subarray(0, length)), "truncated");
+    for (let length = 0; length < packet.length; length++)
+      assert.equal(refused(packet.subarray(0, length)), "truncated");
   }
 });
 
@@ -183,8 +199,14 @@ reading("IPv6 extension headers that are refused, and with what complaint", () =
     return isRefusal(result) ? [result.drop, result.problem && [result.problem.code, result.problem.pointer]] : [];
   };
   const options = (text: string) => ipv6(60, hex("11 00"), hex(text), UDP_BYTES);
-  assert.deepEqual(refusal(ipv6(60, hex("00 00 010400000000"), hex("11 00 010400000000"), UDP_BYTES)), ["badOption", [1, 40]]);
-  assert.deepEqual(refusal(ipv6(43, hex("11 02 0001 00000000"), new Uint8Array(16), UDP_BYTES)), ["sourceRoute", [0, 42]]);
+  assert.deepEqual(refusal(ipv6(60, hex("00 00 010400000000"), hex("11 00 010400000000"), UDP_BYTES)), [
+    "badOption",
+    [1, 40],
+  ]);
+  assert.deepEqual(refusal(ipv6(43, hex("11 02 0001 00000000"), new Uint8Array(16), UDP_BYTES)), [
+    "sourceRoute",
+    [0, 42],
+  ]);
   assert.deepEqual(refusal(options("41 04 00000000")), ["badOption", null]);
   assert.deepEqual(refusal(options("81 04 00000000")), ["badOption", [2, 42]]);
   assert.deepEqual(refusal(options("c2 04 00010000")), ["badOption", [2, 42]]); // a jumbogram's
@@ -243,9 +265,10 @@ writing("what is written is read again", () => {
       const wanted = { protocol, trafficClass, hopLimit, source, destination };
       putHeader4(packet, wanted, payload.length, 0x1234, fragmentWord4(0, false, true));
       const { family, headerLen, length, fragment, payloadAt, protocolAt, ...rest } = read(packet);
-      assert.deepEqual({ family, headerLen, length, fragment, payloadAt, protocolAt }, {
-        family: 4, headerLen: 20, length: packet.length, fragment: null, payloadAt: 20, protocolAt: 9,
-      });
+      assert.deepEqual(
+        { family, headerLen, length, fragment, payloadAt, protocolAt },
+        { family: 4, headerLen: 20, length: packet.length, fragment: null, payloadAt: 20, protocolAt: 9 },
+      );
       for (const [name, value] of Object.entries(wanted)) {
         assert.deepEqual(Array.of(rest[name as keyof typeof rest]).flat(), Array.of(value).flat(), name);
       }

@@ -111,7 +111,10 @@ async function withLab(options: LabOptions, use: (lab: StackLab) => Promise<void
 async function everyWay(lab: StackLab, bytes: number): Promise<void> {
   const sink = await lab.kernel.listen("sink");
   const source = await lab.kernel.listen("source", bytes);
-  for (const [ours, theirs] of [[A4, B4], [A6, B6]]) {
+  for (const [ours, theirs] of [
+    [A4, B4],
+    [A6, B6],
+  ]) {
     const up = await connectTo(lab, theirs, sink, bytes);
     assert.deepEqual(up.ours, { received: 0, wrong: -1, error: null }, `up ${theirs}`);
     assert.deepEqual(up.theirs, fine(bytes, 0), `up ${theirs}`);
@@ -151,15 +154,19 @@ function define(): void {
     withLab({ delayMs: 1, loss: 0.005 }, async (lab) => {
       const bytes = 20_000;
       const echo = await lab.kernel.listen("echo");
-      const all = Array.from({ length: 200 }, (_, i) => exchange(lab.stack.tcp.connect(at(i % 2 ? B4 : B6, echo)), bytes));
+      const all = Array.from({ length: 200 }, (_, i) =>
+        exchange(lab.stack.tcp.connect(at(i % 2 ? B4 : B6, echo)), bytes),
+      );
       for (const each of await soon(Promise.all(all), "200 connections")) {
         assert.deepEqual(each, { received: bytes, wrong: -1, error: null });
       }
       const listener = listen(lab, 0, true);
       for (let i = 0; i < 200; i++) await lab.kernel.connect(i % 2 ? A4 : A6, listener.port, "source", bytes);
-      for (let i = 0; i < 200; i++) assert.deepEqual(await listener.ended(), { received: bytes, wrong: -1, error: null });
+      for (let i = 0; i < 200; i++)
+        assert.deepEqual(await listener.ended(), { received: bytes, wrong: -1, error: null });
       assert.equal(lab.stack.tcp.counts().connections, 0);
-    }));
+    }),
+  );
 
   streams.run();
 
@@ -177,7 +184,8 @@ function define(): void {
       await lab.kernel.connect(A6, listener.port, "source", 10_000);
       assert.deepEqual(await listener.ended(), { received: 10_000, wrong: -1, error: null });
       assert.deepEqual(await done(lab, listener.port, "half-close"), fine(500_000, 10_000));
-    }));
+    }),
+  );
 
   ends("the kernel's RST is ECONNRESET, ours is its ECONNRESET", () =>
     withLab({}, async (lab) => {
@@ -189,7 +197,8 @@ function define(): void {
       connection.onConnected = () => connection.write(new Uint8Array(100));
       connection.onReadable = () => connection.abort();
       assert.equal((await done(lab, echo, "our RST")).error, "ECONNRESET");
-    }));
+    }),
+  );
 
   ends("closed ports refuse, on both sides", () =>
     withLab({}, async (lab) => {
@@ -201,7 +210,8 @@ function define(): void {
         await lab.kernel.connect(host, 1, "sink");
         assert.equal((await done(lab, 1, "refusal")).error, "ECONNREFUSED", host);
       }
-    }));
+    }),
+  );
 
   ends("a reader that stalls closes the window; the stream waits and then goes on", () =>
     withLab({}, async (lab) => {
@@ -218,7 +228,8 @@ function define(): void {
       await lab.kernel.ask("resume");
       assert.deepEqual(await done(lab, stall, "a stalled reader"), fine(bytes, 0));
       assert.equal((await soon(ours, "our end")).error, null);
-    }));
+    }),
+  );
 
   ends("we stall: the kernel is held back, and nothing is lost", () =>
     withLab({}, async (lab) => {
@@ -231,8 +242,13 @@ function define(): void {
         await new Promise((resolve) => setTimeout(resolve, 300));
       }
       assert.equal(before < bytes, true, String(before));
-      assert.deepEqual(await soon(exchange(connection, 0, true), "our end"), { received: bytes, wrong: -1, error: null });
-    }));
+      assert.deepEqual(await soon(exchange(connection, 0, true), "our end"), {
+        received: bytes,
+        wrong: -1,
+        error: null,
+      });
+    }),
+  );
 
   ends.run();
 
@@ -249,16 +265,23 @@ function define(): void {
       for (const host of [A4, A6]) {
         for (const size of [8, 5000, 60_000]) {
           const args = ["-c", "2", "-i", "0.05", "-W", "5", "-s", String(size), host];
-          const { code, output } = await lab.kernel.ask<{ code: number; output: string }>("exec", { program: "ping", args });
+          const { code, output } = await lab.kernel.ask<{ code: number; output: string }>("exec", {
+            program: "ping",
+            args,
+          });
           assert.equal(code, 0, output);
           assert.equal(/ 2 received/.test(output), true, output);
         }
       }
-    }));
+    }),
+  );
 
   messages("datagrams of every length, in fragments both ways, to closed ports", () =>
     withLab({ reorder: 0.2, delayMs: 1 }, async (lab) => {
-      for (const [family, host, longest] of [[4, B4, 65_507], [6, B6, 65_527]] as const) {
+      for (const [family, host, longest] of [
+        [4, B4, 65_507],
+        [6, B6, 65_527],
+      ] as const) {
         const { port } = await lab.kernel.ask<{ port: number }>("udp", { family });
         const socket = lab.stack.udp.open();
         for (const length of [0, 1, 1392, 1393, 9000, longest]) {
@@ -271,7 +294,8 @@ function define(): void {
         socket.send(new Uint8Array(10), at(host, 1));
         assert.equal(await soon(refused, "port unreachable"), "portUnreachable");
       }
-    }));
+    }),
+  );
 
   messages("a narrower way behind the kernel: its packet too big is heard, and the stream goes on", () =>
     withLab({}, async (lab) => {
@@ -282,7 +306,11 @@ function define(): void {
       router.ip("link", "set", "near", "mtu", "1280");
       for (const address of ["10.8.0.1/24", "fd08::1/64", "fe80::1/64"]) addAddress(router, "near", address);
       for (const address of ["10.8.0.9/24", "fd08::9/64", "fe80::9/64"]) addAddress(far, "far", address);
-      router.exec("sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding");
+      router.exec(
+        "sh",
+        "-c",
+        "echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding",
+      );
       far.ip("route", "add", "default", "via", "10.8.0.1");
       far.ip("-6", "route", "add", "default", "via", "fd08::1");
       const peer = new KernelPeer(far);
@@ -305,7 +333,8 @@ function define(): void {
         await peer.close();
         far.remove();
       }
-    }));
+    }),
+  );
 
   messages("a peer with a lower MTU", () => withLab({ kernelMtu: 1280 }, (lab) => everyWay(lab, 400_000)));
 

@@ -76,7 +76,18 @@ names("addresses as text, localhost, and what is no name need no server", async 
   assert.deepEqual(await resolve("localhost"), [A6, A4]);
   assert.deepEqual(await resolve("WWW.LocalHost.", { family: 4 }), [A4]);
   const label = "a".repeat(63);
-  for (const name of ["", ".", "a..b", "-a.b", "a b", "a/b", `${label}a.b`, `${label}.`.repeat(4), "a\0b", "256.1.1.1\n"]) {
+  for (const name of [
+    "",
+    ".",
+    "a..b",
+    "-a.b",
+    "a b",
+    "a/b",
+    `${label}a.b`,
+    `${label}.`.repeat(4),
+    "a\0b",
+    "256.1.1.1\n",
+  ]) {
     assert.deepEqual(await resolve(name), ["ENOTFOUND"], JSON.stringify(name));
   }
   assert.deepEqual(server.asked, []);
@@ -94,7 +105,9 @@ names("aliases in one answer, over several questions, in a circle", async () => 
   const { server, resolve } = create();
   server.answer = (_, name) => {
     if (name === "one.example") {
-      return { answers: [a("three.example", "1.1.1.1"), cname("Two.example", "three.example"), cname(name, "two.example")] };
+      return {
+        answers: [a("three.example", "1.1.1.1"), cname("Two.example", "three.example"), cname(name, "two.example")],
+      };
     }
     if (name === "far.example") return { answers: [cname(name, "farther.example")] };
     if (name === "farther.example") return { answers: [a(name, "2.2.2.2"), a("alien.example", "6.6.6.6")] };
@@ -112,7 +125,8 @@ names("aliases in one answer, over several questions, in a circle", async () => 
 
 names("search domains: last for a name with a dot, first for one without, never for one that is whole", async () => {
   const { server, resolve } = create({ searchDomains: ["corp.example", "Lab.example."] });
-  server.answer = (_, name) => (name === "db.lab.example" || name === "a.b.lab.example" ? { answers: [a(name, "1.1.1.1")] } : { rcode: 3 });
+  server.answer = (_, name) =>
+    name === "db.lab.example" || name === "a.b.lab.example" ? { answers: [a(name, "1.1.1.1")] } : { rcode: 3 };
   const asked = async (name: string): Promise<string[]> => {
     server.asked.length = 0;
     await resolve(name, { family: 4 });
@@ -133,7 +147,9 @@ const caching = suite("netstack resolver cache");
 caching("as long as the shortest TTL of the chain, and not at all for 0", async () => {
   const { server, resolver, clock } = create();
   server.answer = (_, name) =>
-    name === "zero.example" ? { answers: [a(name, "1.1.1.1", 0)] } : { answers: [cname(name, "t.example", 30), a("t.example", "1.1.1.1", 90)] };
+    name === "zero.example"
+      ? { answers: [a(name, "1.1.1.1", 0)] }
+      : { answers: [cname(name, "t.example", 30), a("t.example", "1.1.1.1", 90)] };
   const ask = async (name: string): Promise<void> => {
     const result = resolver.resolve(name, { family: 4 });
     await clock.runAsync(10, 1);
@@ -161,7 +177,10 @@ caching("what is not there, as long as the SOA says; without one, not at all (RF
     authorities: name.endsWith("kept.example") ? [soa("example", 500, 20)] : [],
   });
   const ask = async (name: string): Promise<void> => {
-    const result = assert.rejects(resolver.resolve(name, { family: 4 }), (error: WasmguardError) => error.code === "ENOTFOUND");
+    const result = assert.rejects(
+      resolver.resolve(name, { family: 4 }),
+      (error: WasmguardError) => error.code === "ENOTFOUND",
+    );
     await clock.runAsync(10, 1);
     await result;
   };
@@ -225,18 +244,21 @@ trouble("no answer: every server, in rounds of growing patience, then EAI_AGAIN"
   assert.equal(clock.timers, 0);
 });
 
-trouble("a server that refuses, fails or is not there: the next at once; the one that answered is asked first then", async () => {
-  for (const reply of [{ rcode: 2 }, { rcode: 5 }, null]) {
-    const { server, resolve, far } = create({ servers: [reply === null ? B6 : B4, OTHER] });
-    server.answer = () => reply;
-    const second = new NameServer(far, parseIp(OTHER));
-    second.answer = (_, name) => ({ answers: [a(name, "1.1.1.1")] });
-    assert.deepEqual(await resolve("x.example", { family: 4 }), ["1.1.1.1"]);
-    assert.deepEqual(await resolve("y.example", { family: 4 }), ["1.1.1.1"]);
-    assert.equal(server.asked.length, reply === null ? 0 : 1);
-    assert.equal(second.asked.length, 2);
-  }
-});
+trouble(
+  "a server that refuses, fails or is not there: the next at once; the one that answered is asked first then",
+  async () => {
+    for (const reply of [{ rcode: 2 }, { rcode: 5 }, null]) {
+      const { server, resolve, far } = create({ servers: [reply === null ? B6 : B4, OTHER] });
+      server.answer = () => reply;
+      const second = new NameServer(far, parseIp(OTHER));
+      second.answer = (_, name) => ({ answers: [a(name, "1.1.1.1")] });
+      assert.deepEqual(await resolve("x.example", { family: 4 }), ["1.1.1.1"]);
+      assert.deepEqual(await resolve("y.example", { family: 4 }), ["1.1.1.1"]);
+      assert.equal(server.asked.length, reply === null ? 0 : 1);
+      assert.equal(second.asked.length, 2);
+    }
+  },
+);
 
 trouble("a failure of one family does not hide the other's addresses", async () => {
   const { server, resolve } = create();
@@ -249,7 +271,8 @@ trouble("a failure of one family does not hide the other's addresses", async () 
 trouble("truncated: again by TCP", async () => {
   const { server, resolve, stack, clock } = create();
   const many = Array.from({ length: 200 }, (_, i) => `10.1.${i >> 8}.${i & 255}`);
-  server.answer = (_, name, by) => (by === "UDP" ? { truncated: true } : { answers: many.map((each) => a(name, each)) });
+  server.answer = (_, name, by) =>
+    by === "UDP" ? { truncated: true } : { answers: many.map((each) => a(name, each)) };
   assert.deepEqual(await resolve("x.example", { family: 4 }), many);
   assert.deepEqual(server.asked, ["A x.example by UDP", "A x.example by TCP"]);
   await clock.runAsync(300_000, 10_000);
@@ -275,7 +298,8 @@ trouble("truncated, and TCP gives nothing, nonsense or another's answer: EAI_AGA
 trouble("a server that does not know EDNS is asked without it", async () => {
   for (const rcode of [1, 4]) {
     const { server, resolve } = create();
-    server.answer = (_, name, __, query) => (query.additionals!.length > 0 ? { rcode } : { answers: [a(name, "1.1.1.1")] });
+    server.answer = (_, name, __, query) =>
+      query.additionals!.length > 0 ? { rcode } : { answers: [a(name, "1.1.1.1")] };
     assert.deepEqual(await resolve("x.example", { family: 4 }), ["1.1.1.1"]);
     assert.equal(server.asked.length, 2);
   }
@@ -304,7 +328,9 @@ trouble("answers that are not to the question, or not from the server, are ignor
     server.send(createReply({ ...query, questions: [] }, { answers: lie }), from);
     server.send(encodeQuery(query.id!, name, "A", false), from);
     server.send(hex("00"), from);
-    return { answers: [a("z.example", "6.6.6.6"), a(name, "1.1.1.1"), { ...a(name, "6.6.6.6"), class: "CH" } as never] };
+    return {
+      answers: [a("z.example", "6.6.6.6"), a(name, "1.1.1.1"), { ...a(name, "6.6.6.6"), class: "CH" } as never],
+    };
   };
   assert.deepEqual(await resolve("x.example", { family: 4 }), ["1.1.1.1"]);
 });
@@ -314,7 +340,9 @@ trouble("a signal ends the wait of one, not of the others; the last one ends the
   const [one, two] = [new AbortController(), new AbortController()];
   const results: string[] = [];
   const wait = (controller: AbortController): void => {
-    resolver.resolve("x.example", { family: 4, signal: controller.signal }).catch((error) => results.push(String(error.message)));
+    resolver
+      .resolve("x.example", { family: 4, signal: controller.signal })
+      .catch((error) => results.push(String(error.message)));
   };
   wait(one);
   wait(two);
@@ -341,10 +369,10 @@ trouble("close() ends everything", async () => {
 
 trouble("any bytes for an answer: no exception, and nothing that was not asked for", () => {
   const query = encodeQuery(0x1234, "x.example", "A", true);
-  const good = createReply({ id: 0x1234, questions: [{ type: "A", class: "IN", name: "x.example" }] }, {
-    answers: [cname("x.example", "y.example"), a("y.example", "1.1.1.1")],
-    authorities: [soa("example", 60, 60)],
-  });
+  const good = createReply(
+    { id: 0x1234, questions: [{ type: "A", class: "IN", name: "x.example" }] },
+    { answers: [cname("x.example", "y.example"), a("y.example", "1.1.1.1")], authorities: [soa("example", 60, 60)] },
+  );
   assert.equal(readAnswer(good, 0x1234, "x.example", "A")?.kind, "addresses");
   assert.equal(readAnswer(query, 0x1234, "x.example", "A"), null);
   const edit = fc.tuple(fc.nat(good.length - 1), fc.nat(255));
@@ -353,11 +381,18 @@ trouble("any bytes for an answer: no exception, and nothing that was not asked f
       const bytes = good.slice(0, cut ?? undefined);
       for (const [at, value] of edits) if (at < bytes.length) bytes[at] = value;
       const result = readAnswer(bytes, 0x1234, "x.example", "A");
-      if (result?.kind === "addresses") assert.equal(result.addresses.every(({ family }) => family === 4), true);
+      if (result?.kind === "addresses")
+        assert.equal(
+          result.addresses.every(({ family }) => family === 4),
+          true,
+        );
     }),
     { numRuns: 2000 },
   );
-  fc.assert(fc.property(fc.uint8Array({ maxLength: 300 }), (bytes) => void readAnswer(bytes, 0x1234, "x.example", "A")), { numRuns: 500 });
+  fc.assert(
+    fc.property(fc.uint8Array({ maxLength: 300 }), (bytes) => void readAnswer(bytes, 0x1234, "x.example", "A")),
+    { numRuns: 500 },
+  );
 });
 
 trouble.run();

@@ -9,10 +9,30 @@ import { DROP_REASONS, type DropReason } from "../../host/netstack/drops.ts";
 import { Stack } from "../../host/netstack/stack.ts";
 import type { InPacket } from "../../host/netstack/types.ts";
 import {
-  NO_PROTOCOL4, PING4, PING6, SYN4, UDP4, UDP6, UDP_FRAGMENTS4, UDP_FRAGMENTS6, UNREACHABLE4, UNREACHABLE6,
+  NO_PROTOCOL4,
+  PING4,
+  PING6,
+  SYN4,
+  UDP4,
+  UDP6,
+  UDP_FRAGMENTS4,
+  UDP_FRAGMENTS6,
+  UNREACHABLE4,
+  UNREACHABLE6,
 } from "../helpers/kernel-packets.ts";
 import {
-  A4, A6, at, B4, B6, createSingle, incoming, ListLink, seeded, slowSum, toHex, VirtualClock,
+  A4,
+  A6,
+  at,
+  B4,
+  B6,
+  createSingle,
+  incoming,
+  ListLink,
+  seeded,
+  slowSum,
+  toHex,
+  VirtualClock,
 } from "../helpers/netstack.ts";
 
 /** Reasons that are counted beside what became of a packet that came: they are no refusal of it. */
@@ -25,7 +45,11 @@ function refusals(stack: Stack): number {
 /** Each packet went one way. */
 function assertCounted(stack: Stack): void {
   const { received, reassembled, delivered, fragments } = stack.counts;
-  assert.equal(received + reassembled, delivered + fragments + refusals(stack), JSON.stringify([stack.counts, stack.drops]));
+  assert.equal(
+    received + reassembled,
+    delivered + fragments + refusals(stack),
+    JSON.stringify([stack.counts, stack.drops]),
+  );
 }
 
 const sending = suite("netstack stack sending");
@@ -34,7 +58,10 @@ sending("a link that takes super-packets completes TCP's and UDP's checksums; ot
   const { stack, link } = createSingle();
   const socket = stack.udp.open({ port: 40000 });
   const hello = new TextEncoder().encode("hello");
-  for (const [to, vector, start] of [[B4, UDP4, 20], [B6, UDP6, 40]] as const) {
+  for (const [to, vector, start] of [
+    [B4, UDP4, 20],
+    [B6, UDP6, 40],
+  ] as const) {
     link.gsoMaxSize = 0;
     socket.send(hello, at(to, 7));
     const [complete] = link.sent.splice(0);
@@ -50,14 +77,21 @@ sending("a link that takes super-packets completes TCP's and UDP's checksums; ot
     stack.input(incoming(to === B4 ? PING4 : PING6));
     assert.equal(link.sent.splice(0)[0].checksumStart, 0, "ICMP");
     socket.send(new Uint8Array(3000), at(to, 7));
-    assert.deepEqual(link.sent.splice(0).map(({ checksumStart }) => checksumStart), [0, 0, 0], "fragments");
+    assert.deepEqual(
+      link.sent.splice(0).map(({ checksumStart }) => checksumStart),
+      [0, 0, 0],
+      "fragments",
+    );
   }
 });
 
 sending("a super-packet has the lengths of the whole", () => {
   const { stack, link } = createSingle();
   link.gsoMaxSize = 65_535;
-  for (const [from, to, headerLen] of [[A4, B4, 20], [A6, B6, 40]] as const) {
+  for (const [from, to, headerLen] of [
+    [A4, B4, 20],
+    [A6, B6, 40],
+  ] as const) {
     const send = (length: number, gsoSize: number): void => {
       stack.send({
         source: parseIp(from),
@@ -71,13 +105,19 @@ sending("a super-packet has the lengths of the whole", () => {
     };
     send(60_000, 1360);
     const [packet] = link.sent.splice(0);
-    assert.deepEqual([packet.gsoSize, packet.checksumStart, packet.bytes.length], [1360, headerLen, headerLen + 60_020]);
+    assert.deepEqual(
+      [packet.gsoSize, packet.checksumStart, packet.bytes.length],
+      [1360, headerLen, headerLen + 60_020],
+    );
     const length = headerLen === 20 ? 60_040 : 60_020;
     const field = headerLen === 20 ? 2 : 4;
     assert.equal((packet.bytes[field] << 8) | packet.bytes[field + 1], length);
     send(10_000, 10_000);
     assert.equal(link.sent.splice(0)[0].gsoSize, 0, "one segment is no super-packet");
-    assert.throws(() => send(65_536, 1360), (error: WasmguardError) => error.code === "EMSGSIZE");
+    assert.throws(
+      () => send(65_536, 1360),
+      (error: WasmguardError) => error.code === "EMSGSIZE",
+    );
   }
 });
 
@@ -88,9 +128,19 @@ sending("sources: ours of the family, none for loopback", () => {
     return ip && formatIp(ip.address);
   };
   assert.deepEqual(["1.1.1.1", "2001::1", A4, A6, "127.0.0.1", "::1", "0.0.0.0", "::"].map(source), [
-    A4, A6, A4, A6, null, null, null, null,
+    A4,
+    A6,
+    A4,
+    A6,
+    null,
+    null,
+    null,
+    null,
   ]);
-  assert.deepEqual([A4, A6, B4, "::"].map((text) => stack.isOurs(parseIp(text))), [true, true, false, false]);
+  assert.deepEqual(
+    [A4, A6, B4, "::"].map((text) => stack.isOurs(parseIp(text))),
+    [true, true, false, false],
+  );
   const clock = new VirtualClock();
   for (const address of ["224.0.0.1", "255.255.255.255", "0.0.0.0", "::", "ff02::1"]) {
     const open = () => new Stack({ link: new ListLink(), addresses: [parseIp(address)], clock, random: seeded(1) });
@@ -153,7 +203,10 @@ loop("TCP with ourselves", () => {
   client.onClosed = (error: Error | null) => (closed = error);
   clock.run(5000);
   assert.equal(received.length, 5000);
-  assert.equal(received.every((byte, i) => byte === (i & 0xff)), true);
+  assert.equal(
+    received.every((byte, i) => byte === (i & 0xff)),
+    true,
+  );
   clock.run(300_000);
   assert.equal(closed, null);
   listener.close();
@@ -192,7 +245,16 @@ ending.run();
 const fuzz = suite("netstack stack fuzz");
 
 const VECTORS = [
-  UDP4, UDP6, PING4, PING6, SYN4, UNREACHABLE4, UNREACHABLE6, NO_PROTOCOL4, ...UDP_FRAGMENTS4, ...UDP_FRAGMENTS6,
+  UDP4,
+  UDP6,
+  PING4,
+  PING6,
+  SYN4,
+  UNREACHABLE4,
+  UNREACHABLE6,
+  NO_PROTOCOL4,
+  ...UDP_FRAGMENTS4,
+  ...UDP_FRAGMENTS6,
 ];
 
 /** Makes an IPv4 header's checksum right again, so that what is behind it is looked at. */
@@ -257,28 +319,34 @@ fuzz("random bytes behind a header that is right", () => {
   const family = fc.constantFrom(4, 6);
   const protocol = fc.constantFrom(0, 1, 6, 17, 43, 44, 58, 60, 200);
   fc.assert(
-    fc.property(fc.array(fc.tuple(family, protocol, fc.uint8Array({ maxLength: 100 })), { maxLength: 20 }), (packets) => {
-      const busy = createBusy();
-      for (const [version, type, payload] of packets) {
-        const header = version === 4 ? UDP4.slice(0, 20) : UDP6.slice(0, 40);
-        const length = version === 4 ? 20 + payload.length : payload.length;
-        header.set([length >>> 8, length & 0xff], version === 4 ? 2 : 4);
-        header[version === 4 ? 9 : 6] = type;
-        const bytes = new Uint8Array(header.length + payload.length);
-        bytes.set(header);
-        bytes.set(payload, header.length);
-        reseal(bytes);
-        busy.stack.input({ bytes, gsoSize: 0, checksumVerified: true });
-      }
-      check(busy);
-    }),
+    fc.property(
+      fc.array(fc.tuple(family, protocol, fc.uint8Array({ maxLength: 100 })), { maxLength: 20 }),
+      (packets) => {
+        const busy = createBusy();
+        for (const [version, type, payload] of packets) {
+          const header = version === 4 ? UDP4.slice(0, 20) : UDP6.slice(0, 40);
+          const length = version === 4 ? 20 + payload.length : payload.length;
+          header.set([length >>> 8, length & 0xff], version === 4 ? 2 : 4);
+          header[version === 4 ? 9 : 6] = type;
+          const bytes = new Uint8Array(header.length + payload.length);
+          bytes.set(header);
+          bytes.set(payload, header.length);
+          reseal(bytes);
+          busy.stack.input({ bytes, gsoSize: 0, checksumVerified: true });
+        }
+        check(busy);
+      },
+    ),
     { numRuns: 400 },
   );
 });
 
 fuzz("random bytes", () => {
   const { stack, clock } = createSingle();
-  fc.assert(fc.property(fc.uint8Array({ maxLength: 200 }), (bytes) => stack.input(incoming(bytes))), { numRuns: 500 });
+  fc.assert(
+    fc.property(fc.uint8Array({ maxLength: 200 }), (bytes) => stack.input(incoming(bytes))),
+    { numRuns: 500 },
+  );
   assertCounted(stack);
   assert.deepEqual([stack.counts.received, stack.counts.delivered, clock.timers], [500, 0, 0]);
 });

@@ -5,9 +5,30 @@ import { suite } from "uvu";
 import { WasmguardError } from "../../host/errors.ts";
 import { formatIp, parseIp } from "../../host/ip.ts";
 import type { DeliveryError, SocketAddress } from "../../host/netstack/types.ts";
-import { LONG_PAYLOAD, UDP4, UDP6, UDP_FRAGMENTS4, UDP_FRAGMENTS6, UNREACHABLE4, UNREACHABLE6 } from "../helpers/kernel-packets.ts";
 import {
-  A4, A6, at, B4, B6, concat, createPair, createSingle, hex, incoming, ListLink, seeded, toHex, VirtualClock,
+  LONG_PAYLOAD,
+  UDP4,
+  UDP6,
+  UDP_FRAGMENTS4,
+  UDP_FRAGMENTS6,
+  UNREACHABLE4,
+  UNREACHABLE6,
+} from "../helpers/kernel-packets.ts";
+import {
+  A4,
+  A6,
+  at,
+  B4,
+  B6,
+  concat,
+  createPair,
+  createSingle,
+  hex,
+  incoming,
+  ListLink,
+  seeded,
+  toHex,
+  VirtualClock,
 } from "../helpers/netstack.ts";
 import { Stack } from "../../host/netstack/stack.ts";
 
@@ -75,7 +96,10 @@ sockets("ports: taken, not ours, impossible, random", () => {
   for (const port of [0, -1, 65_536, 1.5, NaN]) assert.throws(() => a.udp.open({ port }), RangeError);
   const ports = Array.from({ length: 100 }, () => a.udp.open().local.port);
   assert.equal(new Set(ports).size, 100);
-  assert.equal(ports.every((port) => port >= 32_768 && port <= 65_535), true);
+  assert.equal(
+    ports.every((port) => port >= 32_768 && port <= 65_535),
+    true,
+  );
   assert.equal(Math.max(...ports) - Math.min(...ports) > 10_000, true, "spread");
 });
 
@@ -113,7 +137,12 @@ sockets("sends that cannot be", () => {
   assert.throws(() => socket.send(bytes("x"), at("127.0.0.1", 9)), hasCode("EHOSTUNREACH"));
   socket.close();
   assert.throws(() => socket.send(bytes("x"), at(B4, 9)), hasCode("EBADF"));
-  const single = new Stack({ link: new ListLink(), addresses: [parseIp(A4)], clock: new VirtualClock(), random: seeded(1) });
+  const single = new Stack({
+    link: new ListLink(),
+    addresses: [parseIp(A4)],
+    clock: new VirtualClock(),
+    random: seeded(1),
+  });
   assert.throws(() => single.udp.open().send(bytes("x"), at(B6, 9)), hasCode("EHOSTUNREACH"));
 });
 
@@ -125,7 +154,8 @@ closed("the sender hears of it, in both families", () => {
   const { clock, a, b } = createPair();
   const errors: string[] = [];
   const socket = a.udp.open();
-  socket.onError = (error, to) => errors.push(`${error.kind} ${formatIp(to.address)} ${to.port} ${formatIp(error.from!.address)}`);
+  socket.onError = (error, to) =>
+    errors.push(`${error.kind} ${formatIp(to.address)} ${to.port} ${formatIp(error.from!.address)}`);
   socket.send(bytes("x"), at(B4, 9));
   socket.send(new Uint8Array(3000), at(B6, 10));
   clock.run(10);
@@ -140,10 +170,13 @@ closed("Linux's words for it", () => {
   socket.onError = (error, to) => errors.push([error, to]);
   stack.input(incoming(UNREACHABLE4));
   stack.input(incoming(UNREACHABLE6));
-  assert.deepEqual(errors.map(([error, to]) => [error.kind, formatIp(to.address), to.port]), [
-    ["portUnreachable", B4, 9],
-    ["portUnreachable", B6, 9],
-  ]);
+  assert.deepEqual(
+    errors.map(([error, to]) => [error.kind, formatIp(to.address), to.port]),
+    [
+      ["portUnreachable", B4, 9],
+      ["portUnreachable", B6, 9],
+    ],
+  );
   socket.close();
   stack.input(incoming(UNREACHABLE4));
   assert.equal(stack.drops.ignoredIcmp, 1);
@@ -179,7 +212,14 @@ lengths("a datagram longer than the path goes in fragments, and arrives whole", 
   b.udp.open({ port: 7 }).onDatagram = (payload) => heard.push(payload);
   const client = a.udp.open();
   const random = seeded(5);
-  for (const [to, length] of [[B4, 65_507], [B6, 65_527], [B4, 1393], [B6, 1373], [B4, 1392], [B6, 1372]] as const) {
+  for (const [to, length] of [
+    [B4, 65_507],
+    [B6, 65_527],
+    [B4, 1393],
+    [B6, 1373],
+    [B4, 1392],
+    [B6, 1372],
+  ] as const) {
     const payload = new Uint8Array(length);
     random(payload);
     const before = linkA.sent;
@@ -187,7 +227,8 @@ lengths("a datagram longer than the path goes in fragments, and arrives whole", 
     clock.run(10);
     assert.equal(toHex(heard.pop()!) === toHex(payload), true, `${to} ${length}`);
     const headerLen = to === B4 ? 20 : 48;
-    const wanted = length > 1392 || (to === B6 && length > 1372) ? Math.ceil((length + 8) / ((1420 - headerLen) & ~7)) : 1;
+    const wanted =
+      length > 1392 || (to === B6 && length > 1372) ? Math.ceil((length + 8) / ((1420 - headerLen) & ~7)) : 1;
     assert.equal(linkA.sent - before, wanted);
   }
   assert.equal(clock.timers, 0);
@@ -244,7 +285,10 @@ lengths("no checksum: IPv4 may, IPv6 may not", () => {
   const { stack } = createSingle();
   let heard = 0;
   stack.udp.open({ port: 7 }).onDatagram = () => heard++;
-  for (const [packet, at] of [[UDP4, 26], [UDP6, 46]] as const) {
+  for (const [packet, at] of [
+    [UDP4, 26],
+    [UDP6, 46],
+  ] as const) {
     const without = packet.slice();
     without.fill(0, at, at + 2);
     stack.input(incoming(without));
@@ -291,14 +335,19 @@ lengths("any payload arrives as it is, over any MTU, checksum left to the link o
   b.udp.open({ port: 7 }).onDatagram = (payload) => (last = toHex(payload));
   const socket = a.udp.open();
   fc.assert(
-    fc.property(fc.uint8Array({ maxLength: 5000, size: "max" }), fc.integer({ min: 576, max: 3000 }), fc.boolean(), (payload, mtu, six) => {
-      linkA.mtu = Math.max(mtu, six ? 1280 : 0);
-      linkA.gsoMaxSize = mtu % 2 === 0 ? 65_535 : 0;
-      last = null;
-      socket.send(payload, at(six ? B6 : B4, 7));
-      clock.run(5);
-      assert.equal(last, toHex(payload));
-    }),
+    fc.property(
+      fc.uint8Array({ maxLength: 5000, size: "max" }),
+      fc.integer({ min: 576, max: 3000 }),
+      fc.boolean(),
+      (payload, mtu, six) => {
+        linkA.mtu = Math.max(mtu, six ? 1280 : 0);
+        linkA.gsoMaxSize = mtu % 2 === 0 ? 65_535 : 0;
+        last = null;
+        socket.send(payload, at(six ? B6 : B4, 7));
+        clock.run(5);
+        assert.equal(last, toHex(payload));
+      },
+    ),
     { numRuns: 200 },
   );
 });

@@ -800,14 +800,19 @@ export class Connection implements TcpConnection, TableEntry<Connection>, Transm
     this.shrinkSegments();
   }
 
+  /** Whether the byte with this number, on the wire, was sent and is not acknowledged. */
+  isInFlight(sequence: number): boolean {
+    const { sender } = this;
+    const offset = toOffset(sequence, this.initial, sender.una);
+    return offset >= sender.una && offset < Math.max(sender.sentEnd, 1);
+  }
+
   /**
    * ICMP about a segment of ours: RFC 5927 (only what is in flight counts), RFC 5461, RFC 1191.
    * @param sequence  of the segment, on the wire
    */
   deliveryFailed(sequence: number, error: DeliveryError): void {
-    const { sender } = this;
-    const offset = toOffset(sequence, this.initial, sender.una);
-    if (offset < sender.una || offset >= Math.max(sender.sentEnd, 1)) {
+    if (!this.isInFlight(sequence)) {
       this.home.drop("strayError");
       return;
     }

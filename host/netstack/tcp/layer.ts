@@ -200,6 +200,13 @@ export class Tcp implements TransportLayer, TcpApi, Home {
     }
   }
 
+  knows(ip: IpHeader, quoted: Uint8Array): boolean {
+    if (quoted.length < QUOTED_LEN) return false;
+    const { sourcePort, destinationPort, sequence } = quotedHeader(quoted);
+    const connection = this.find(ip.source, sourcePort, ip.destination, destinationPort);
+    return connection !== null && connection.isInFlight(sequence);
+  }
+
   error(ip: IpHeader, quoted: Uint8Array, error: DeliveryError): void {
     if (this.isClosed || quoted.length < QUOTED_LEN) return;
     if (this.depth > 0) {
