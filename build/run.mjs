@@ -53,10 +53,12 @@ async function install() {
 async function build(tests) {
   const { buildCore, newest } = await import("./core.mjs");
   const { buildHost } = await import("./host.mjs");
+  const { buildWeb } = await import("./web.mjs");
   await buildCore({ tests });
   const product = join(root, "dist/cli.js");
   const sources = newest("host", "assembly/abi.ts", "assembly/protocol.ts", "build/host.mjs", "package-lock.json");
   if (!existsSync(product) || statSync(product).mtimeMs < sources) await buildHost();
+  await buildWeb();
 }
 
 /** Test folders, one process each: a crash in one cannot hide the others. */

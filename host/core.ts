@@ -104,6 +104,9 @@ export async function openSeal(build: CoreBuild): Promise<Seal> {
 export interface PrimitiveExports {
   aeadSeal(dst: number, src: number, srcLen: number, ad: number, adLen: number, key: number, counter: bigint): void;
   aeadOpen(dst: number, src: number, srcLen: number, ad: number, adLen: number, key: number, counter: bigint): number;
+  aeadSealNonce(dst: number, src: number, srcLen: number, ad: number, adLen: number, key: number, nonce: number): void;
+  aeadOpenNonce(dst: number, src: number, srcLen: number, ad: number, adLen: number, key: number, nonce: number): number;
+  xaeadSeal(dst: number, src: number, srcLen: number, ad: number, adLen: number, key: number, nonce: number): void;
   xaeadOpen(dst: number, src: number, srcLen: number, ad: number, adLen: number, key: number, nonce: number): number;
   blake2s(dst: number, dstLen: number, src: number, srcLen: number, key: number, keyLen: number): void;
   kdf1(dst: number, key: number, src: number, srcLen: number): void;

@@ -138,6 +138,14 @@ export class Device implements Configurable {
     return keys;
   }
 
+  /** Begins a handshake with every peer, without waiting for a packet; who has no endpoint is passed over. */
+  beginHandshakes(): void {
+    this.#driver.service(); // the clock is stamped by it
+    const { exports } = this.#core;
+    for (let peer = exports.peerFirst(); peer >= 0; peer = exports.peerNext(peer)) exports.peerHandshake(peer);
+    this.#driver.service();
+  }
+
   /** Our private key, or null; the caller wipes it. */
   privateKey(): Uint8Array | null {
     return this.#privateKey?.slice() ?? null;

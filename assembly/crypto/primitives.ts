@@ -2,7 +2,7 @@
 // device would not show: decode, and the lab's page. The same code as in the core, so that what is shown is what runs.
 // Its memory is not shared: a page without cross-origin isolation can have it, too.
 
-export { aeadOpen, aeadSeal, xaeadOpen, xaeadSeal } from "./aead";
+export { aeadOpen, aeadOpenNonce, aeadSeal, aeadSealNonce, xaeadOpen, xaeadSeal } from "./aead";
 export { blake2s } from "./blake2s";
 export { kdf1, kdf2, kdf3 } from "./hkdf";
 export { x25519, x25519Public } from "./x25519";

@@ -79,16 +79,6 @@ export class Primitives {
     });
   }
 
-  /** AEAD of the protocol, RFC 8439. @returns ciphertext and tag */
-  seal(key: Uint8Array, counter: bigint, plain: Uint8Array, ad: Uint8Array): Uint8Array {
-    return this.#run(() => {
-      const [keyAt, adAt, src] = [this.#put(key), this.#put(ad), this.#put(plain)];
-      this.#space(AUTHTAG_LEN);
-      this.#exports.aeadSeal(src, src, plain.length, adAt, ad.length, keyAt, counter);
-      return this.#take(src, plain.length + AUTHTAG_LEN);
-    });
-  }
-
   /** AEAD of the protocol, RFC 8439. @returns null when it is not authentic */
   open(key: Uint8Array, counter: bigint, sealed: Uint8Array, ad: Uint8Array): Uint8Array | null {
     if (sealed.length < AUTHTAG_LEN) return null;
@@ -102,10 +92,31 @@ export class Primitives {
 
   /** XChaCha20-Poly1305, for cookies. @returns null when it is not authentic */
   xopen(key: Uint8Array, nonce: Uint8Array, sealed: Uint8Array, ad: Uint8Array): Uint8Array | null {
+    return this.#openNonce(this.#exports.xaeadOpen, key, nonce, sealed, ad);
+  }
+
+  /** With a nonce of 12 bytes (RFC 8439) or 24 (XChaCha20). @returns ciphertext and tag */
+  sealNonce(key: Uint8Array, nonce: Uint8Array, plain: Uint8Array, ad: Uint8Array): Uint8Array {
+    const seal = nonce.length === 12 ? this.#exports.aeadSealNonce : this.#exports.xaeadSeal;
+    return this.#run(() => {
+      const [keyAt, nonceAt, adAt, src] = [this.#put(key), this.#put(nonce), this.#put(ad), this.#put(plain)];
+      this.#space(AUTHTAG_LEN);
+      seal(src, src, plain.length, adAt, ad.length, keyAt, nonceAt);
+      return this.#take(src, plain.length + AUTHTAG_LEN);
+    });
+  }
+
+  /** The same way back. @returns null when it is not authentic */
+  openNonce(key: Uint8Array, nonce: Uint8Array, sealed: Uint8Array, ad: Uint8Array): Uint8Array | null {
+    const open = nonce.length === 12 ? this.#exports.aeadOpenNonce : this.#exports.xaeadOpen;
+    return this.#openNonce(open, key, nonce, sealed, ad);
+  }
+
+  #openNonce(open: PrimitiveExports["xaeadOpen"], key: Uint8Array, nonce: Uint8Array, sealed: Uint8Array, ad: Uint8Array): Uint8Array | null {
     if (sealed.length < AUTHTAG_LEN) return null;
     return this.#run(() => {
       const [keyAt, nonceAt, adAt, src] = [this.#put(key), this.#put(nonce), this.#put(ad), this.#put(sealed)];
-      const opened = this.#exports.xaeadOpen(src, src, sealed.length, adAt, ad.length, keyAt, nonceAt);
+      const opened = open(src, src, sealed.length, adAt, ad.length, keyAt, nonceAt);
       return opened ? this.#take(src, sealed.length - AUTHTAG_LEN) : null;
     });
   }

@@ -2,10 +2,10 @@
 
 import { readFileSync } from "node:fs";
 import process from "node:process";
-import { formatIp, tryParseIp } from "../ip.ts";
 import { createLogger, parseLogLevel } from "../log.ts";
 import { Relay, type RelayOptions } from "../transport/relay.ts";
 import { atMost, type Command, number, parse, UsageError } from "./command.ts";
+import { listenAddress } from "./listen.ts";
 
 const DEFAULT_LISTEN = "127.0.0.1:8080";
 /** Less can be guessed. */
@@ -82,16 +82,6 @@ async function serve({ host, port }: { host: string; port: number }, options: Re
 
 function list(values: string[] | undefined): string[] {
   return (values ?? []).flatMap((value) => value.split(",")).map((value) => value.trim()).filter(Boolean);
-}
-
-/** ADDR:PORT with port 0 for any free one. @throws UsageError */
-function listenAddress(text: string): { host: string; port: number } {
-  const [, bracketed, plain, digits] = /^(?:\[([^\]]+)\]|([^:]+)):(\d{1,5})$/.exec(text) ?? [];
-  const ip = tryParseIp(bracketed ?? plain ?? "");
-  if (ip === null || ip.family !== (bracketed === undefined ? 4 : 6) || Number(digits) > 65535) {
-    throw new UsageError(`--listen ${text} is not IP:PORT or [IPv6]:PORT`);
-  }
-  return { host: formatIp(ip.address), port: Number(digits) };
 }
 
 function isLoopback(address: string): boolean {

@@ -1,13 +1,17 @@
-// wasmguard replay: makes a recorded run again and compares it event by event, or steps through it.
+// wasmguard replay: makes a recorded run again, or what was done by hand in the lab, and compares it event by event, or
+// steps through it.
 
 import { readFileSync } from "node:fs";
 import process from "node:process";
 import { createInterface } from "node:readline";
+import { Primitives } from "../capture/primitives.ts";
 import { type CoreBuild, pickBuild } from "../core.ts";
 import { WasmguardError } from "../errors.ts";
+import { firstDifference, isBenchTrace, parseBenchTrace, replayBench } from "../simulator/bench-trace.ts";
 import { prepareBuild } from "../simulator/node.ts";
 import { parseRecording } from "../simulator/recording.ts";
 import { soak } from "../simulator/soak.ts";
+import type { Trace } from "../simulator/trace.ts";
 import { atMost, type Command, parse, UsageError } from "./command.ts";
 
 const BUILDS: CoreBuild[] = ["plain", "relaxed", "page"];
@@ -17,7 +21,7 @@ const CONTEXT = 3;
 export const command: Command = {
   help: `Usage: wasmguard replay TRACE [--step] [--build plain|relaxed|page]
 
-Runs what wasmguard simulate --trace (or the lab) recorded again, and compares every event. Exit code 1 when one differs.
+Runs what wasmguard simulate --trace recorded, or what the lab saved, again, and compares every event. Exit code 1 when one differs.
 
       --step   print event by event, the next with Enter, q ends
 `,
@@ -28,19 +32,28 @@ Runs what wasmguard simulate --trace (or the lab) recorded again, and compares e
     atMost(positionals, 1);
     const build = (values.build ?? pickBuild()) as CoreBuild;
     if (!BUILDS.includes(build)) throw new UsageError(`--build ${build} is none of ${BUILDS.join(", ")}`);
-    const { options, lines: recorded } = parseRecording(read(path));
-    await prepareBuild(build);
-    const { sim } = soak({ ...options, build, keepTrace: true });
-    const lines = sim.trace.lines!;
+    const { recorded, trace } = await runAgain(read(path), build);
+    const lines = trace.lines!;
     if (values.step) await step(lines, recorded);
-    const at = lines.findIndex((line, i) => line !== recorded[i]);
-    if (at < 0 && lines.length === recorded.length) return void process.stdout.write(`the same: ${lines.length} events, ${sim.trace.hex()}\n`);
-    const first = at < 0 ? lines.length : at;
+    const first = firstDifference(recorded, lines);
+    if (first === null) return void process.stdout.write(`the same: ${lines.length} events, ${trace.hex()}\n`);
     const before = recorded.slice(Math.max(0, first - CONTEXT), first).map((line) => `  ${line}\n`);
     process.stdout.write(`differs at event ${first + 1}:\n${before.join("")}- ${recorded[first] ?? "(the end)"}\n+ ${lines[first] ?? "(the end)"}\n`);
     process.exitCode = 1;
   },
 };
+
+/** @throws WasmguardError ERR_TRACE, ERR_ACTION */
+async function runAgain(text: string, build: CoreBuild): Promise<{ recorded: readonly string[]; trace: Trace }> {
+  if (isBenchTrace(text)) {
+    const saved = parseBenchTrace(text);
+    await prepareBuild(build);
+    return { recorded: saved.lines, trace: replayBench(await Primitives.open(), build, saved).sim.trace };
+  }
+  const { options, lines: recorded } = parseRecording(text);
+  await prepareBuild(build);
+  return { recorded, trace: soak({ ...options, build, keepTrace: true }).sim.trace };
+}
 
 function read(path: string): string {
   try {

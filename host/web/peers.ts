@@ -1,0 +1,429 @@
+// The panel of two peers that are moved by hand: a workbench (simulator/workbench.ts) on the screen. All there is to it
+// is the seed and the list of what was done: both stand in the address bar, back is doing all but the last again, and
+// what was taken back waits to be done forward.
+
+import type { Primitives } from "../capture/primitives.ts";
+import type { CoreBuild } from "../core.ts";
+import { encodeBase64Key } from "../keys.ts";
+import { firstDifference, formatBenchTrace, parseBenchTrace, TRACE_MAX_LEN } from "../simulator/bench-trace.ts";
+import { describe } from "../simulator/message.ts";
+import type { TimerName } from "../simulator/node.ts";
+import { explain } from "../simulator/reasons.ts";
+import { SCENARIOS, type Scenario } from "../simulator/scenarios.ts";
+import { type Action, type Flying, formatActions, type Outcome, type Side, type Who, Workbench } from "../simulator/workbench.ts";
+import { button, type Child, download, h, messageOf, Notice, replace } from "./dom.ts";
+import { Inspector } from "./inspector.ts";
+
+const NAMES = ["a", "b"] as const;
+const TIMER_TEXT: Record<TimerName, string> = {
+  retransmitHandshake: "sends the initiation again", sendKeepalive: "answers with a keepalive", newHandshake: "takes the peer for dead",
+  zeroKeyMaterial: "wipes all keys", sendPersistentKeepalive: "persistent keepalive",
+};
+/** the right end of the timelines, s: keys are wiped after 540 */
+const TIMELINE_MAX_S = 600;
+const TICKS_S = [1, 10, 60, 540];
+
+/** Something that was done, in words. */
+interface Entry {
+  text: string;
+  outcome: Outcome;
+}
+
+export class PeersPanel {
+  readonly element: HTMLElement;
+  readonly #crypto: Primitives;
+  readonly #build: CoreBuild;
+  readonly #onChange: (hash: string) => void;
+  readonly #notice = new Notice();
+  readonly #inspector = new Inspector("Nothing is in flight. Let one of the peers send a packet, and look at the message here.");
+  readonly #scenarios = h("div", { class: "scenarios", role: "group", "aria-label": "Scenarios" });
+  readonly #story = h("p", { class: "story" });
+  readonly #stage = h("div", { class: "stage" });
+  readonly #news = h("div", { class: "news card", role: "status", "aria-live": "polite" });
+  readonly #time = h("div", { class: "bar" });
+  readonly #history = h("section", { class: "history card", "aria-label": "What was done" });
+  #bench: Workbench;
+  #entries: Entry[] = [];
+  /** what was taken back, the next one last */
+  #undone: Action[] = [];
+  #scenario: Scenario | null = null;
+  #shown: { flying: Flying; note: string } | null = null;
+
+  /** @param onChange  what belongs into the address bar now */
+  constructor(crypto: Primitives, build: CoreBuild, onChange: (hash: string) => void) {
+    this.#crypto = crypto;
+    this.#build = build;
+    this.#onChange = onChange;
+    this.#bench = new Workbench(crypto, build, 1);
+    this.element = h("div", { class: "panel" },
+      h("div", { class: "intro" },
+        h("p", {}, "Two real WireGuard devices, and you are the network: nothing arrives unless you deliver it, and time stands still unless you let it pass. Start with a scenario, or let a send a packet, then deliver what comes. Flip a bit, and read why it is refused."),
+        this.#scenarios, this.#story),
+      this.#notice.element, this.#time, this.#stage, this.#news, this.#inspector.element, this.#history);
+    this.#render();
+  }
+
+  /** As the link says. @throws WasmguardError ERR_ACTION; nothing has changed then */
+  load(seed: number, actions: readonly Action[]): void {
+    const { bench, entries } = this.#perform(seed, actions);
+    this.#adopt(bench, entries);
+    this.#undone = [];
+    this.#scenario = SCENARIOS.find((scenario) => formatActions(scenario.actions) === formatActions(actions)) ?? null;
+    this.#notice.clear();
+    this.#selectNext(null);
+    this.#render();
+  }
+
+  /** What the address bar should say. */
+  get hash(): string {
+    const { seed, actions } = this.#bench;
+    return actions.length === 0 && seed === 1 ? "" : `seed=${seed}&do=${formatActions(actions)}`;
+  }
+
+  #perform(seed: number, actions: readonly Action[]): { bench: Workbench; entries: Entry[] } {
+    const bench = new Workbench(this.#crypto, this.#build, seed);
+    const entries = actions.map((action, i): Entry => {
+      const text = describeAction(bench, action);
+      try {
+        return { text, outcome: bench.do(action) };
+      } catch (error) {
+        throw new Error(`Action ${i + 1}: ${messageOf(error)}`, { cause: error });
+      }
+    });
+    return { bench, entries };
+  }
+
+  #adopt(bench: Workbench, entries: Entry[]): void {
+    this.#bench = bench;
+    this.#entries = entries;
+  }
+
+  /** One more, by hand. */
+  #do(action: Action): void {
+    this.#notice.clear();
+    if ("at" in action) this.#show(action.at);
+    const text = describeAction(this.#bench, action);
+    const before = this.#bench.flight.length;
+    try {
+      this.#entries.push({ text, outcome: this.#bench.do(action) });
+    } catch (error) {
+      return this.#notice.error(error);
+    }
+    this.#undone = [];
+    this.#follow(action, before);
+    this.#render();
+  }
+
+  /** Which message the glass lies on after an action. */
+  #follow(action: Action, before: number): void {
+    const { flight } = this.#bench;
+    if (action.do === "deliver") this.#selectNext("it was delivered");
+    else if (action.do === "drop") this.#selectNext("it was dropped");
+    else if (action.do === "flip") this.#show(action.at);
+    else if (flight.length > before) this.#show(before);
+    else this.#reshow();
+  }
+
+  /** What stands first in flight; or what was shown, with a note on where it is now. */
+  #selectNext(note: string | null): void {
+    if (this.#bench.flight.length > 0) this.#show(0);
+    else if (this.#shown && note) this.#shown = { ...this.#shown, note };
+    else this.#showLast();
+  }
+
+  /** The message that was sent last. */
+  #showLast(): void {
+    const last = this.#bench.sent.at(-1);
+    this.#shown = last ? { flying: this.#past(last.serial), note: "no longer in flight" } : null;
+  }
+
+  #past(serial: number): Flying {
+    const { bytes } = this.#bench.sent[serial];
+    return { from: "", to: "", bytes, original: bytes, flipped: [], sentAt: 0, serial };
+  }
+
+  #show(at: number): void {
+    const flying = this.#bench.flight[at];
+    if (flying) this.#shown = { flying, note: "" };
+  }
+
+  #reshow(): void {
+    if (this.#shown && !this.#bench.flight.includes(this.#shown.flying)) this.#shown = { ...this.#shown, note: this.#shown.note || "no longer in flight" };
+  }
+
+  #back(count: number): void {
+    const { actions, seed } = this.#bench;
+    const kept = actions.slice(0, Math.max(0, actions.length - count));
+    this.#undone.push(...actions.slice(kept.length).reverse());
+    const { bench, entries } = this.#perform(seed, kept);
+    this.#adopt(bench, entries);
+    this.#notice.clear();
+    this.#shown = null;
+    this.#selectNext(null);
+    this.#render();
+  }
+
+  #forward(): void {
+    const action = this.#undone.pop();
+    if (!action) return;
+    const rest = this.#undone;
+    this.#do(action);
+    this.#undone = rest;
+    this.#render();
+  }
+
+  // --- on the screen -----------------------------------------------------------------------------------------------------
+
+  #render(): void {
+    this.#onChange(this.hash);
+    this.#renderScenarios();
+    this.#renderTime();
+    const [a, b] = this.#bench.sides();
+    replace(this.#stage, this.#side(a, 0), this.#wire(), this.#side(b, 1));
+    this.#renderNews();
+    this.#renderMessage();
+    this.#renderHistory();
+  }
+
+  #renderScenarios(): void {
+    replace(this.#scenarios, ...SCENARIOS.map((scenario) =>
+      button(scenario.title, () => this.load(1, scenario.actions), {
+        class: "chip", "data-key": `scenario-${scenario.id}`, "data-scenario": scenario.id, "aria-pressed": String(this.#scenario === scenario), title: scenario.text,
+      })));
+    const text = this.#scenario && `${this.#scenario.title}: ${this.#scenario.text} Go back to the beginning, and forward step by step, to see how it came to this.`;
+    this.#story.hidden = !text;
+    this.#story.textContent = text ?? "";
+  }
+
+  #renderTime(): void {
+    const { sim, actions } = this.#bench;
+    const next = this.#bench.nextTimer();
+    const wait = (ms: number) => () => this.#do({ do: "wait", ms });
+    const timer = Number.isFinite(next) ? Math.max(1, Math.ceil(next / 1e6)) : 0;
+    replace(this.#time,
+      h("div", { class: "group", role: "group", "aria-label": "Steps" },
+        button("⏮ Beginning", () => this.#back(actions.length), { disabled: actions.length === 0, "data-key": "beginning" }),
+        button("◂ Back", () => this.#back(1), { disabled: actions.length === 0, "data-key": "back" }),
+        button("Forward ▸", () => this.#forward(), { disabled: this.#undone.length === 0, "data-key": "forward" }),
+        h("span", { class: "muted" }, `${actions.length} of ${actions.length + this.#undone.length}`)),
+      h("div", { class: "group", role: "group", "aria-label": "Time" },
+        h("span", { class: "clock", title: "Virtual time since the beginning" }, `⏱ ${formatSeconds(sim.now() - START_NS)}`),
+        button(timer ? `Next timer (${formatSeconds(timer * 1e6)})` : "No timer", wait(timer), { disabled: timer === 0 || timer > 1_000_000, "data-key": "next-timer" }),
+        button("+1 s", wait(1000), { "data-key": "wait1" }), button("+10 s", wait(10_000), { "data-key": "wait10" }), button("+2 min", wait(120_000), { "data-key": "wait120" })),
+      h("div", { class: "group", role: "group", "aria-label": "Keep" },
+        button("Copy link", () => void this.#copyLink(), { "data-key": "copy" }),
+        button("Save trace", () => download(`wasmguard-lab-${sim.trace.hex().slice(0, 8)}.trace`, formatBenchTrace(this.#bench)), { "data-key": "save" }),
+        this.#loader(),
+        button("Reset", () => this.load(1, []), { "data-key": "reset" })));
+  }
+
+  #loader(): HTMLElement {
+    const input = h("input", { type: "file", class: "visually-hidden", id: "load-trace", "data-key": "load", onchange: () => void this.#loadFile(input) });
+    return h("span", {}, input, h("label", { for: "load-trace", class: "button" }, "Load trace"));
+  }
+
+  async #loadFile(input: HTMLInputElement): Promise<void> {
+    const [file] = input.files ?? [];
+    input.value = "";
+    if (!file) return;
+    try {
+      if (file.size > TRACE_MAX_LEN) throw new RangeError(`Trace: ${file.size} bytes, and ${TRACE_MAX_LEN} are the most`);
+      const { seed, actions, lines } = parseBenchTrace(await file.text());
+      this.load(seed, actions);
+      const { trace } = this.#bench.sim;
+      const at = firstDifference(lines, trace.lines!);
+      if (at === null) this.#notice.show(`${file.name}: the same happened again, ${lines.length} events, ${trace.hex()}`);
+      else this.#notice.show(`${file.name} differs at event ${at + 1}: it has "${lines[at] ?? "(the end)"}", and here it is "${trace.lines![at] ?? "(the end)"}"`, "error");
+    } catch (error) {
+      this.#notice.error(error);
+    }
+  }
+
+  async #copyLink(): Promise<void> {
+    try {
+      await navigator.clipboard.writeText(location.href);
+      this.#notice.show("The link is in the clipboard: whoever opens it sees exactly this.");
+    } catch {
+      this.#notice.show("The browser does not give the clipboard away: copy the address bar.");
+    }
+  }
+
+  #side(side: Side, who: Who): HTMLElement {
+    const act = (text: string, action: Action, title: string) => button(text, () => this.#do(action), { title, "data-key": `${side.name}-${action.do}${"seconds" in action ? action.seconds : ""}` });
+    const drops = Object.entries(side.drops);
+    const { previous, current, next } = side.sessions;
+    const session = (name: string, there: boolean, title: string): Child => h("li", { class: there ? "there" : "", title }, `${there ? "●" : "○"} ${name}`);
+    return h("section", { class: `card peer peer-${side.name}`, "aria-label": `Peer ${side.name}` },
+      h("header", {}, h("h3", {}, `Peer ${side.name}`), h("p", { class: "muted mono" }, `${side.address} · ${encodeBase64Key(side.publicKey).slice(0, 8)}…`)),
+      h("div", { class: "actions" },
+        button("Send a packet", () => this.#do({ do: "send", who }), { class: "primary", "data-key": `${side.name}-send` }),
+        act("Begin handshake", { do: "handshake", who }, "An initiation without a packet")),
+      h("ul", { class: "sessions", "aria-label": "Sessions" },
+        session("previous", previous, "The session before: packets that are still under way are taken"), session("current", current, "The session that packets go out by"),
+        session("next", next, "A session that the other side has not confirmed yet")),
+      h("dl", { class: "facts" },
+        fact("sees the other at", side.endpoint), fact("received / sent", `${side.rxBytes} / ${side.txBytes} B`),
+        side.staged > 0 ? fact("packets waiting", String(side.staged)) : null,
+        side.wallOffsetSeconds !== 0 ? fact("clock", `${side.wallOffsetSeconds > 0 ? "+" : ""}${side.wallOffsetSeconds} s`) : null),
+      timeline(side),
+      drops.length > 0
+        ? h("div", { class: "drops" }, h("h4", {}, "Refused"), h("ul", {}, ...drops.map(([reason, count]) => h("li", { title: explain(reason) ?? "" }, h("span", { class: "wrong" }, "✗ "), h("code", {}, reason), ` × ${count}`))))
+        : null,
+      h("details", { class: "more", open: this.#moreOpen[who], ontoggle: (event) => void (this.#moreOpen[who] = (event.currentTarget as HTMLDetailsElement).open) },
+        h("summary", { "data-key": `${side.name}-more` }, "Change something"),
+        h("div", { class: "actions" },
+          act("Move (roam)", { do: "roam", who }, "It gets another address and port"),
+          act("Other preshared key", { do: "psk", who }, "On this side alone"), act("Other private key", { do: "key", who }, "The other side is not told"),
+          act("Clock +1 h", { do: "clock", who, seconds: 3600 }, "Its wall clock is set forward"), act("Clock −1 h", { do: "clock", who, seconds: -3600 }, "Its wall clock is set back"),
+          act("Keepalive 25 s", { do: "keepalive", who, seconds: 25 }, "PersistentKeepalive"), act("Keepalive off", { do: "keepalive", who, seconds: 0 }, "PersistentKeepalive"),
+          act("Flood it", { do: "flood", who }, "A thousand initiations of nobody reach it at once: it is under load"))));
+  }
+
+  readonly #moreOpen = [false, false];
+
+  #wire(): HTMLElement {
+    const { flight } = this.#bench;
+    const cards = flight.map((flying, at) => {
+      const from = sideOf(this.#bench, flying.from);
+      const chosen = this.#shown?.flying === flying;
+      const name = `${describe(flying.bytes)} ${arrow(from)}`;
+      const direction = from === 0 ? "to-right" : "to-left";
+      return h("li", { class: `flying ${direction}${chosen ? " chosen" : ""}` },
+        button(h("span", {}, h("strong", {}, describe(flying.bytes)), h("span", { class: "muted" }, ` ${flying.bytes.length} B${flying.flipped.length ? ` · ${flying.flipped.length} ${flying.flipped.length === 1 ? "bit" : "bits"} flipped` : ""}`), h("span", { class: "way" }, arrow(from))), () => {
+          this.#show(at);
+          this.#render();
+        }, { class: "name", "data-key": `show${at}`, "aria-pressed": String(chosen), "aria-label": `look at ${name}` }),
+        h("div", { class: "actions" },
+          button("Deliver", () => this.#do({ do: "deliver", at }), { class: "primary", "data-key": `deliver${at}`, "aria-label": `deliver ${name}` }),
+          button("Drop", () => this.#do({ do: "drop", at }), { "data-key": `drop${at}`, "aria-label": `drop ${name}` }),
+          button("Repeat", () => this.#do({ do: "repeat", at }), { "data-key": `repeat${at}`, title: "A copy joins the flight", "aria-label": `repeat ${name}` })));
+    });
+    return h("section", { class: "wire", "aria-label": "In flight" }, h("h3", {}, "In flight"),
+      cards.length > 0 ? h("ol", {}, ...cards) : h("p", { class: "muted empty" }, "Nothing is under way."));
+  }
+
+  #renderNews(): void {
+    const entry = this.#entries.at(-1);
+    if (!entry) return replace(this.#news, h("p", { class: "muted" }, "Nothing happened yet."));
+    replace(this.#news, h("p", { class: "did" }, entry.text), results(entry.outcome));
+  }
+
+  #renderMessage(): void {
+    if (!this.#shown) return this.#inspector.show(null);
+    const { flying, note } = this.#shown;
+    const at = this.#bench.flight.indexOf(flying);
+    const way = flying.from === "" ? "" : ` ${arrow(sideOf(this.#bench, flying.from))}`;
+    this.#inspector.show({
+      title: `Message ${flying.serial + 1}: ${describe(flying.bytes)}${way}`, bytes: flying.bytes, original: flying.original,
+      dissection: this.#bench.dissect(flying), note: at < 0 ? note : "in flight", onFlip: at < 0 ? undefined : (bit) => this.#do({ do: "flip", at, bit }),
+    });
+  }
+
+  #renderHistory(): void {
+    const { trace } = this.#bench.sim;
+    let serial = 0;
+    const items = this.#entries.map(({ text, outcome }) => {
+      const sent = outcome.sent.map((what) => {
+        const number = serial++;
+        return button(`message ${number + 1}: ${what}`, () => {
+          this.#shown = { flying: this.#past(number), note: "as it was sent" };
+          this.#render();
+          this.#inspector.element.scrollIntoView({ block: "nearest" });
+        }, { class: "link", "data-key": `sent${number}` });
+      });
+      return h("li", {}, h("span", { class: "muted mono" }, formatSeconds(outcome.time - START_NS)), h("div", {}, h("p", { class: "did" }, text), results(outcome), sent.length > 0 ? h("p", {}, "→ sent ", ...sent.flatMap((each, i) => (i > 0 ? [", ", each] : [each]))) : null));
+    }).reverse();
+    replace(this.#history,
+      h("header", {}, h("h3", {}, "What was done"), h("p", { class: "muted mono", id: "trace-hash", "data-hash": trace.hex() }, `trace: ${trace.count} events, ${trace.hex()}`)),
+      items.length > 0 ? h("ol", {}, ...items) : h("p", { class: "muted" }, "Nothing yet. The newest will stand first."));
+  }
+}
+
+/** The simulator's clock at the beginning. */
+const START_NS = 1000e9;
+
+function fact(name: string, value: string): HTMLElement {
+  return h("div", {}, h("dt", {}, name), h("dd", { class: "mono" }, value));
+}
+
+/** What came of an action, each refusal with its reason in words. */
+function results({ refused, events, delivered }: Outcome): HTMLElement | null {
+  const lines = [
+    ...refused.map((text) => line("wrong", "✗", text, "refused it: ")),
+    ...events.map((text) => line("", "•", text, "")),
+    ...delivered.map((text) => h("li", { class: "ok" }, `✓ ${text.replace(/^(.): (.*)$/, "$1: a packet of $2 came out of the tunnel")}`)),
+  ];
+  return lines.length > 0 ? h("ul", { class: "results" }, ...lines) : null;
+}
+
+function line(kind: string, mark: string, text: string, verb: string): HTMLElement {
+  const [, who, what] = /^(.): (.*)$/.exec(text) ?? [null, "", text];
+  const why = explain(what);
+  return h("li", { class: kind }, `${mark} ${who}${verb ? ` ${verb}` : ": "}`, h("code", {}, what), why ? h("span", { class: "why" }, ` ${why}`) : null);
+}
+
+/** Armed timers over a logarithmic axis. */
+function timeline({ timers }: Side): HTMLElement {
+  const left = (ns: number): number => (Math.log1p(ns / 1e9) / Math.log1p(TIMELINE_MAX_S)) * 100;
+  const place = (element: HTMLElement, property: "left" | "width", percent: number): HTMLElement => {
+    element.style.setProperty(property, `${Math.min(100, Math.max(0, percent))}%`);
+    return element;
+  };
+  const sorted = [...timers].sort((one, other) => one.left - other.left);
+  return h("div", { class: "timers" }, h("h4", {}, "Timers"),
+    sorted.length === 0 ? h("p", { class: "muted" }, "None is armed: it waits for packets.") : null,
+    h("ul", {}, ...sorted.map(({ name, left: ns }) =>
+      h("li", {}, h("span", {}, TIMER_TEXT[name], h("span", { class: "mono" }, ` in ${formatSeconds(ns)}`)), h("div", { class: "track", "aria-hidden": "true" }, place(h("div", { class: "run" }), "width", left(ns)))))),
+    sorted.length > 0 ? h("div", { class: "ticks", "aria-hidden": "true" }, ...TICKS_S.map((s) => place(h("span", {}, s < 60 ? `${s} s` : `${s / 60} min`), "left", left(s * 1e9)))) : null);
+}
+
+function formatSeconds(ns: number): string {
+  const seconds = ns / 1e9;
+  if (seconds < 0.0005) return "0 s";
+  if (seconds < 100) return `${Number(seconds.toFixed(seconds < 10 ? 3 : 2))} s`;
+  return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
+}
+
+/** Whose address it is, or was before it moved: both numbers end in 1 and 2. */
+function sideOf(bench: Workbench, address: string): Who {
+  if (address === bench.nodes[0].address) return 0;
+  return address !== bench.nodes[1].address && /\.1:\d+$/.test(address) ? 0 : 1;
+}
+
+function arrow(from: Who): string {
+  return from === 0 ? "a → b" : "b → a";
+}
+
+function describeAction(bench: Workbench, action: Action): string {
+  const flying = "at" in action ? bench.flight[action.at] : undefined;
+  const message = flying ? `the ${describe(flying.bytes)} ${arrow(sideOf(bench, flying.from))}` : "a message";
+  const who = "who" in action ? NAMES[action.who] : "";
+  switch (action.do) {
+    case "send":
+      return `${who} has a packet to send.`;
+    case "handshake":
+      return `${who} begins a handshake.`;
+    case "deliver":
+      return `You deliver ${message}.`;
+    case "drop":
+      return `You drop ${message}.`;
+    case "repeat":
+      return `You copy ${message}.`;
+    case "flip":
+      return `You flip bit ${action.bit & 7} of byte ${action.bit >> 3} in ${message}.`;
+    case "wait":
+      return `${formatSeconds(action.ms * 1e6)} pass.`;
+    case "roam":
+      return `${who} moves to another address.`;
+    case "psk":
+      return `${who} gets another preshared key; the other side does not know.`;
+    case "key":
+      return `${who} gets another private key; the other side does not know.`;
+    case "clock":
+      return `The clock of ${who} is set ${action.seconds < 0 ? "back" : "forward"} by ${Math.abs(action.seconds)} s.`;
+    case "keepalive":
+      return action.seconds ? `${who} is to send a keepalive every ${action.seconds} s.` : `${who} is to send no persistent keepalives.`;
+    case "flood":
+      return `A thousand initiations of nobody reach ${who} at once.`;
+  }
+}
