@@ -18,6 +18,7 @@ const COMMANDS: Record<string, () => Promise<Command>> = {
   simulate: async () => (await import("./commands/simulate.ts")).command,
   replay: async () => (await import("./commands/replay.ts")).command,
   decode: async () => (await import("./commands/decode.ts")).command,
+  lab: async () => (await import("./commands/lab.ts")).command,
   genpsk: async () => (await import("./commands/keys.ts")).genpsk,
   relay: async () => (await import("./commands/relay.ts")).command,
   proxy: async () => (await import("./commands/proxy.ts")).command,
@@ -32,6 +33,7 @@ const USAGE = `Usage: wasmguard [OPTIONS] INTERFACE      run a WireGuard interfa
        wasmguard decode FILE                the messages of a capture, decrypted with its keys
        wasmguard simulate                   devices on a virtual clock, over a network with faults
        wasmguard replay TRACE               a recorded run again, event by event
+       wasmguard lab                        the protocol in a page: two peers by hand, a real peer, captures, a check
        wasmguard genkey                     write a new private key
        wasmguard pubkey < PRIVATE           write the public key of a private key
        wasmguard genpsk                     write a new preshared key
