@@ -23,6 +23,7 @@ const COMMANDS: Record<string, () => Promise<Command>> = {
   relay: async () => (await import("./commands/relay.ts")).command,
   proxy: async () => (await import("./commands/proxy.ts")).command,
   conform: async () => (await import("./commands/conform.ts")).command,
+  bench: async () => (await import("./commands/bench.ts")).command,
 };
 
 const USAGE = `Usage: wasmguard [OPTIONS] INTERFACE      run a WireGuard interface, configured by wg or wg-quick
@@ -40,6 +41,7 @@ const USAGE = `Usage: wasmguard [OPTIONS] INTERFACE      run a WireGuard interfa
        wasmguard relay --allow HOST:PORT    carry WebSocket clients' datagrams to a peer
        wasmguard proxy FILE.conf SERVICE... a tunnel for programs, by SOCKS5, HTTP and forwards, without privilege
        wasmguard conform                    check what a WireGuard answers, ours or another
+       wasmguard bench HOST | --server      how fast the way to another wasmguard is
        wasmguard --version
        wasmguard COMMAND --help             more about one of them
 `;
