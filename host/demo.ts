@@ -38,10 +38,10 @@ async function serve(presharedKey: string): Promise<void> {
   });
   tunnel.serve(http, { port: 80 });
   parentPort!.on("message", async (message: string) => {
+    if (message === "stats") return parentPort!.postMessage(tunnel.stats());
     if (message !== "close") return tunnel.setPeer({ publicKey: message, presharedKey, allowedIps: [`${CLIENT}/32`] });
-    parentPort!.postMessage(tunnel.stats());
     await tunnel.close();
-    parentPort!.close();
+    return parentPort!.postMessage("closed");
   });
   parentPort!.postMessage({ listenPort: tunnel.listenPort, publicKey: tunnel.publicKey } satisfies Told);
 }
@@ -146,7 +146,7 @@ async function main(): Promise<void> {
     await roundTrips("ping", PINGS, () => ends.ping(SERVER, { timeoutMs: 1000, signal }), signal);
     await requests(tunnel, signal);
     await download(tunnel, signal);
-    worker.postMessage("close");
+    worker.postMessage("stats");
     counters("server", await heard<TunnelStats>());
     counters("client", tunnel.stats());
     process.stdout.write(`${green("  done")}${dim("  in your program: docs/embedding.md; as a daemon: npm start -- wg0")}\n`);
@@ -156,6 +156,9 @@ async function main(): Promise<void> {
     process.exitCode = signal.aborted ? 130 : 1;
   } finally {
     await tunnel?.close();
+    // It is asked first: a thread of its own may be blocked in a system call, and terminate() would wait for that.
+    worker.postMessage("close");
+    await heard().catch(() => {});
     await worker.terminate();
   }
 }
