@@ -6,7 +6,6 @@ import { spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { runMutants } from "./mutants.mjs";
 
 const root = join(dirname(fileURLToPath(import.meta.url)), "..");
 const [first, ...rest] = process.argv.slice(2);
@@ -40,9 +39,7 @@ function matrix(columns) {
     const cells = reports.map(({ report }) => cell(report.checks.find((check) => check.id === id)));
     lines.push(`| \`${id}\` | ${title} | ${source} | ${cells.join(" | ")} |`);
   }
-  lines.push(
-    `| | | | ${reports.map(({ report }) => `${report.passed} ok, ${report.failed} fail`).join(" | ")} |`,
-  );
+  lines.push(`| | | | ${reports.map(({ report }) => `${report.passed} ok, ${report.failed} fail`).join(" | ")} |`);
   return lines.join("\n");
 }
 
@@ -59,7 +56,11 @@ async function main() {
   }
   const built = await run([join(root, "build/run.mjs"), "build"]);
   if (built !== 0) return built;
-  if (first === "--mutants") return (await runMutants(rest)) ? 0 : 1;
+  if (first === "--mutants") {
+    // Only now: what it imports has just been installed.
+    const { runMutants } = await import("./mutants.mjs");
+    return (await runMutants(rest)) ? 0 : 1;
+  }
   const cli = join(root, "dist/cli.js");
   const ours = `${process.execPath} ${isDeno ? "run -A " : ""}${cli} -f {iface}`;
   return run([cli, "conform", "--command", first === "--ours" ? ours : first, ...rest]);
