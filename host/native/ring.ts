@@ -7,6 +7,8 @@
 //
 //   offset  bytes
 //   0       4      length of the packet; SKIP = the rest up to the ring's end is unused
+//   4       1      shift: the packet lies 0 to 7 bytes further, so that its payload begins on a border of 8 (V8 copies
+//                  from shared memory by words only where both sides lie alike, else by bytes: 5 times as slow)
 //   6       10     virtio header
 //   16      ...    packet
 //
@@ -14,6 +16,7 @@
 
 export const RING_SIZE = 4 << 20;
 const ENTRY_HEADER = 16;
+const ENTRY_SHIFT = 4;
 const ENTRY_VNET = 6;
 const ALIGNMENT = 16;
 const SKIP = 0xffffffff;
@@ -66,6 +69,8 @@ class Ring {
 export class RingWriter extends Ring {
   readonly #wake: () => void;
   #head = 0;
+  /** of the packet that was begun: its first byte, and where its next one goes */
+  #packet = 0;
   #at = 0;
 
   /** @param wake  posts a message to the reader */
@@ -76,11 +81,13 @@ export class RingWriter extends Ring {
 
   /**
    * Begins a packet of at most `room` bytes, its virtio header not counted; sleeps until there is room for it.
+   * @param headers  bytes before its payload, 0 = unknown
    * @returns false when it was told to stop
    * @throws RangeError when it is longer than half of the ring, and so may find no place in an empty one
    */
-  begin(room: number): boolean {
-    const need = align(ENTRY_HEADER + room);
+  begin(room: number, headers = 0): boolean {
+    const shift = -headers & 7;
+    const need = align(ENTRY_HEADER + shift + room);
     if (need > this.size / 2) throw new RangeError(`a packet of ${room} bytes in a ring of ${this.size}`);
     const position = this.#head % this.size;
     const rest = this.size - position;
@@ -93,7 +100,8 @@ export class RingWriter extends Ring {
     }
     const start = this.#head % this.size;
     this.words.fill(0, start / 4, start / 4 + ENTRY_HEADER / 4);
-    this.#at = start + ENTRY_HEADER;
+    this.bytes[start + ENTRY_SHIFT] = shift;
+    this.#at = this.#packet = start + ENTRY_HEADER + shift;
     return true;
   }
 
@@ -112,7 +120,7 @@ export class RingWriter extends Ring {
   /** Hands the packet over. The reader may be asleep: see wake(). */
   end(): void {
     const start = this.#head % this.size;
-    this.words[start / 4] = this.#at - start - ENTRY_HEADER;
+    this.words[start / 4] = this.#at - this.#packet;
     this.#head = (this.#head + align(this.#at - start)) >>> 0;
     Atomics.store(this.control, CONTROL_HEAD, this.#head | 0);
   }
@@ -163,9 +171,10 @@ export class RingReader extends Ring {
       position = 0;
       length = this.words[0];
     }
-    this.start = position + ENTRY_VNET;
-    this.end = position + ENTRY_HEADER + length;
-    this.#next = (this.#tail + align(ENTRY_HEADER + length)) >>> 0;
+    const shift = this.bytes[position + ENTRY_SHIFT];
+    this.start = position + ENTRY_VNET + shift;
+    this.end = position + ENTRY_HEADER + shift + length;
+    this.#next = (this.#tail + align(ENTRY_HEADER + shift + length)) >>> 0;
     return true;
   }
 

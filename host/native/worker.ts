@@ -18,7 +18,7 @@ import { type Libc, openLibc } from "../platform/linux/libc.ts";
 import { Pace } from "../platform/linux/pace.ts";
 import { Receiver } from "../platform/linux/receiver.ts";
 import type { UdpHandle } from "../platform/linux/udp.ts";
-import { VNET_LEN } from "../platform/portable/vnet.ts";
+import { VNET_HDR_LEN, VNET_LEN } from "../platform/portable/vnet.ts";
 import { CoreRandom } from "../platform/random.ts";
 import type { ErrorCounts } from "../platform/types.ts";
 import type { LaneData, LaneMessage } from "./lane.ts";
@@ -78,7 +78,9 @@ function deliver(core: Core, ring: RingWriter, vnet: boolean): boolean {
       joined = (view.getUint32(record + DELIVER_FLAGS, true) & DELIVER_CONTINUES) !== 0;
     }
     check(size <= SLOT_DATA_SIZE + VNET_LEN, `a packet of ${size} bytes`);
-    if (!ring.begin(size)) return false;
+    const start = view.getUint32(base + THREAD_DELIVER + first * DELIVER_SIZE + DELIVER_OFFSET, true);
+    check(start >= slots && start < slots + SLOTS_SIZE, `a packet outside of its slots: ${start}`);
+    if (!ring.begin(size, vnet ? view.getUint16(start + VNET_HDR_LEN, true) : 0)) return false;
     let left = size;
     for (let i = first; i < end; i++) {
       const record = base + THREAD_DELIVER + i * DELIVER_SIZE;

@@ -47,6 +47,22 @@ test("packets of all lengths, round and round", () => {
   }
 });
 
+test("payloads begin on borders of eight bytes", () => {
+  const buffers = createRing(1024);
+  const writer = new RingWriter(buffers, () => {});
+  const reader = new RingReader(buffers);
+  for (let headers = 1; headers < 200; headers++) {
+    assert.ok(writer.begin(headers + 30, headers));
+    writer.appendWithHeader(new Uint8Array(VNET_LEN + headers + 30).fill(headers), VNET_LEN);
+    writer.end();
+    assert.equal(reader.take(), true);
+    assert.equal((reader.start + VNET_LEN + headers) % 8, 0);
+    reader.release();
+    assert.ok(put(writer, 7, 5));
+    assert.deepEqual(take(reader), { length: 7, fill: 5 });
+  }
+});
+
 test("positions pass 2^32", () => {
   const buffers = createRing(131_072);
   const writer = new RingWriter(buffers, () => {});

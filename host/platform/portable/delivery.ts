@@ -14,8 +14,8 @@ import {
   GSO_NONE, VNET_F_DATA_VALID, VNET_F_NEEDS_CSUM, VNET_FLAGS, VNET_GSO_SIZE, VNET_GSO_TYPE, VNET_LEN,
 } from "./vnet.ts";
 
-/** What a call of the core can deliver: what it was given, and a virtio header for each packet. */
-const ARENA_SIZE = RECEIVE_SIZE + DELIVER_MAX * VNET_LEN;
+/** What a call of the core can deliver: what it was given, and for each packet a virtio header and up to 7 bytes. */
+const ARENA_SIZE = RECEIVE_SIZE + DELIVER_MAX * (VNET_LEN + 7);
 
 /** Reads the DELIVER records of a thread, each checked against its slots. */
 class Records {
@@ -26,28 +26,34 @@ class Records {
   }
 
   /**
-   * Copies the packets of the first `count` records, one behind the other.
-   * @returns where each ends in `dst`
+   * Copies the packets of the first `count` records, one behind the other. Each lies in `dst` as in the slots on borders of
+   * 8 bytes: V8 copies from shared memory by words only then, else by bytes, 5 times as slow.
+   * @returns where each starts and ends in `dst`
    * @throws WasmguardError ERR_CORE_ADDRESS
    */
   copy(count: number, dst: Uint8Array): number[] {
     const { view, u8, base, slots } = this.#core;
     if (count > DELIVER_MAX) throw badAddress(`${count} packets`);
-    const ends: number[] = [];
+    const bounds: number[] = [];
     let end = 0;
+    let begins = true;
     for (let i = 0; i < count; i++) {
       const record = base + THREAD_DELIVER + i * DELIVER_SIZE;
       const offset = view.getUint32(record + DELIVER_OFFSET, true);
       const length = view.getUint32(record + DELIVER_LENGTH, true);
+      if (begins) {
+        end += (offset - end) & 7;
+        bounds.push(end);
+      }
       if (offset < slots || offset + length > slots + SLOTS_SIZE || end + length > dst.length) {
         throw badAddress(`a packet outside of its slots: ${offset}+${length}`);
       }
       dst.set(u8.subarray(offset, offset + length), end);
       end += length;
-      const joined = view.getUint32(record + DELIVER_FLAGS, true) & DELIVER_CONTINUES;
-      if (!joined || i + 1 === count) ends.push(end);
+      begins = !(view.getUint32(record + DELIVER_FLAGS, true) & DELIVER_CONTINUES) || i + 1 === count;
+      if (begins) bounds.push(end);
     }
-    return ends;
+    return bounds;
   }
 }
 
@@ -65,13 +71,9 @@ abstract class Delivery implements PacketSink {
   }
 
   deliver(count: number): number {
-    const ends = this.#records.copy(count, this.#arena);
-    let start = 0;
-    for (const end of ends) {
-      this.give(this.#arena, start, end);
-      start = end;
-    }
-    return ends.length;
+    const bounds = this.#records.copy(count, this.#arena);
+    for (let i = 0; i < bounds.length; i += 2) this.give(this.#arena, bounds[i], bounds[i + 1]);
+    return bounds.length / 2;
   }
 
   /** One packet is at start..end of `arena`, which is written again after the last one. */

@@ -37,8 +37,8 @@ const RECORD_ROOM = 32768;
 const RECORDS = OUT_MAX - IN_MAX;
 /** Sent when so much was put: what is put later would wait for no good reason while these could be on their way. */
 const BURST_SIZE = 65536;
-/** Our own bytes between packets: a message header before one, the padding's room behind the other, and a border of 64. */
-const GAP = 128;
+/** Our own bytes between packets: a message header before one, the padding's room behind the other, and borders of 8 and 64. */
+const GAP = 136;
 
 export interface DeviceLinkOptions {
   core: Core;
@@ -102,7 +102,9 @@ export class DeviceLink implements Link {
     ) {
       this.flush();
     }
-    const at = this.#cursor;
+    // V8 copies to shared memory by words only where both sides lie alike on borders of 8, else by bytes: 5 times as slow.
+    const lies = payload.length > 0 ? payload[0].byteOffset - header.length : header.byteOffset;
+    const at = this.#cursor + (lies & 7);
     const { u8, view } = this.#core;
     const vnet = at - VNET_LEN;
     view.setUint8(vnet + VNET_FLAGS, checksumStart > 0 ? VNET_F_NEEDS_CSUM : 0);
