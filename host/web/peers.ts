@@ -20,7 +20,7 @@ const TIMER_TEXT: Record<TimerName, string> = {
   zeroKeyMaterial: "wipes all keys", sendPersistentKeepalive: "persistent keepalive",
 };
 /** the right end of the timelines, s: keys are wiped after 540 */
-const TIMELINE_MAX_S = 600;
+const TIMELINE_MAX_S = 900;
 const TICKS_S = [1, 10, 60, 540];
 
 /** Something that was done, in words. */
@@ -202,12 +202,12 @@ export class PeersPanel {
     const timer = Number.isFinite(next) ? Math.max(1, Math.ceil(next / 1e6)) : 0;
     replace(this.#time,
       h("div", { class: "group", role: "group", "aria-label": "Steps" },
-        button("⏮ Beginning", () => this.#back(actions.length), { disabled: actions.length === 0, "data-key": "beginning" }),
-        button("◂ Back", () => this.#back(1), { disabled: actions.length === 0, "data-key": "back" }),
-        button("Forward ▸", () => this.#forward(), { disabled: this.#undone.length === 0, "data-key": "forward" }),
+        button("« Beginning", () => this.#back(actions.length), { disabled: actions.length === 0, "data-key": "beginning" }),
+        button("‹ Back", () => this.#back(1), { disabled: actions.length === 0, "data-key": "back" }),
+        button("Forward ›", () => this.#forward(), { disabled: this.#undone.length === 0, "data-key": "forward" }),
         h("span", { class: "muted" }, `${actions.length} of ${actions.length + this.#undone.length}`)),
       h("div", { class: "group", role: "group", "aria-label": "Time" },
-        h("span", { class: "clock", title: "Virtual time since the beginning" }, `⏱ ${formatSeconds(sim.now() - START_NS)}`),
+        h("span", { class: "clock", title: "Virtual time since the beginning" }, `Time ${formatSeconds(sim.now() - START_NS)}`),
         button(timer ? `Next timer (${formatSeconds(timer * 1e6)})` : "No timer", wait(timer), { disabled: timer === 0 || timer > 1_000_000, "data-key": "next-timer" }),
         button("+1 s", wait(1000), { "data-key": "wait1" }), button("+10 s", wait(10_000), { "data-key": "wait10" }), button("+2 min", wait(120_000), { "data-key": "wait120" })),
       h("div", { class: "group", role: "group", "aria-label": "Keep" },
