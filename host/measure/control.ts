@@ -8,6 +8,8 @@ import type { Stream } from "./network.ts";
 
 /** Longest silence: in a test each side says something every second. */
 export const SILENCE_MS = 15_000;
+/** for a last word */
+const LINGER_MS = 1000;
 /** messages of a type that wait to be asked for */
 const WAITING_MAX = 4;
 
@@ -33,7 +35,7 @@ export class Control {
       clearTimeout(this.#timer);
       this.#timer = setTimeout(() => this.fail(new WasmguardError("ETIMEDOUT", "the other end went silent")), silenceMs);
     };
-    const gone = (): void => this.fail(new WasmguardError("ECONNRESET", "the other end closed the connection"));
+    const gone = (): void => this.#end(new WasmguardError("ECONNRESET", "the other end closed the connection"));
     stream.on("data", (chunk: Buffer) => {
       if (this.#error) return;
       try {
@@ -46,7 +48,7 @@ export class Control {
         this.fail(error as Error);
       }
     });
-    stream.on("error", (error) => this.fail(error)).on("end", gone).on("close", gone);
+    stream.on("error", (error) => this.#end(error)).on("end", gone).on("close", gone);
     arm();
     stream.resume();
   }
@@ -67,29 +69,33 @@ export class Control {
     return Promise.race([next as Promise<MessageOf<T>>, this.failed]);
   }
 
+  /** Ends it because of what went wrong here, which the other end is told. */
   fail(error: Error): void {
-    if (this.#error) return;
-    this.#error = error;
-    clearTimeout(this.#timer);
-    this.#fail(error);
-    this.stream.destroy();
+    const { code } = error as { code?: unknown };
+    const known = typeof code === "string" && /^[A-Z][A-Z0-9_]{0,39}$/.test(code) ? code : "EIO";
+    const message = error.message.replace(/[^\x20-\x7e]/g, "?").slice(0, 300) || "it failed";
+    this.#end(error, { type: "error", code: known, message });
   }
 
   /** Ends it with nothing wrong, or with a word about what is. */
   close(why?: { code: string; message: string }): void {
+    this.#end(new WasmguardError("ERR_CLOSED", "the connection was closed"), why && { type: "error", ...why });
+  }
+
+  #end(error: Error, last?: Message): void {
     if (this.#error) return;
-    if (why) this.send({ type: "error", ...why });
-    this.stream.end();
+    this.#error = error;
     clearTimeout(this.#timer);
-    this.#error = new WasmguardError("ERR_CLOSED", "the connection was closed");
-    this.#fail(this.#error);
+    this.#fail(error);
+    if (this.stream.destroyed) return;
+    this.stream.end(last && encodeFrame(last));
     // The other end reads it and ends; if it does not, we do not wait.
-    const timer = setTimeout(() => this.stream.destroy(), 1000);
-    this.stream.once("close", () => clearTimeout(timer));
+    const timer = setTimeout(() => this.stream.destroy(), LINGER_MS);
+    this.stream.once("close", () => clearTimeout(timer)).once("end", () => this.stream.destroy());
   }
 
   #take(message: Message): void {
-    if (message.type === "error") throw new WasmguardError(message.code, message.message);
+    if (message.type === "error") return this.#end(new WasmguardError(message.code, message.message));
     if (message.type === "interval") return this.onInterval?.(message.interval);
     if (message.type === "stop") return this.onStop?.();
     const waiting = this.#waiting.get(message.type);
