@@ -122,7 +122,9 @@ async function main(): Promise<void> {
   const presharedKey = encodeBase64Key(generatePresharedKey());
   const worker = new Worker(new URL(import.meta.url), { workerData: presharedKey });
   const heard = <T>(): Promise<T> =>
-    new Promise((resolve, reject) => void worker.once("message", resolve).once("error", reject));
+    new Promise((resolve, reject) => void worker.once("message", resolve).once("error", reject).once("exit", reject));
+  let alive = true;
+  worker.once("exit", () => (alive = false));
   let tunnel: Tunnel | undefined;
   try {
     const server = await heard<Told>();
@@ -158,7 +160,7 @@ async function main(): Promise<void> {
     await tunnel?.close();
     // It is asked first: a thread of its own may be blocked in a system call, and terminate() would wait for that.
     worker.postMessage("close");
-    await heard().catch(() => {});
+    if (alive) await heard().catch(() => {});
     await worker.terminate();
   }
 }

@@ -13,6 +13,8 @@ export { type PortableOptions, PortableDevice, openPortable } from "./portable.t
 export type { InPacket, Link, OutPacket, StackClock } from "./netstack/types.ts";
 export type { Transport, TransportSocket } from "./transport/types.ts";
 export { UdpTransport, type UdpTransportOptions } from "./transport/udp.ts";
+export { WebSocketTransport, type WebSocketTransportOptions } from "./transport/websocket.ts";
+export { PortTransport, type PortLike } from "./transport/port.ts";
 
 export { type CoreBuild, compileCore, pickBuild } from "./core.ts";
 export { Device, type DropName } from "./device.ts";

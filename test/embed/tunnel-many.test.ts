@@ -2,6 +2,7 @@
 
 import assert from "node:assert/strict";
 import { once } from "node:events";
+import process from "node:process";
 import { suite } from "uvu";
 import type { TunnelSocket } from "../../host/tunnel/types.ts";
 import { RIGHT, type Pair, openPair, until } from "./tunnels.ts";
@@ -9,6 +10,7 @@ import { RIGHT, type Pair, openPair, until } from "./tunnels.ts";
 const CONCURRENT = 1000;
 const SHORT = 10_000;
 const IN_PARALLEL = 50;
+const HEAP_GROWTH_MIB = 100;
 
 const many = suite("tunnel: many connections");
 let pair: Pair;
@@ -62,6 +64,7 @@ many(`${CONCURRENT} at once, all open together, each with its own words`, async 
 many(`${SHORT} short ones, ${IN_PARALLEL} at a time, none lost`, async () => {
   let started = 0;
   let finished = 0;
+  let heapAtTenth = 0;
   const worker = async (): Promise<void> => {
     while (started < SHORT) {
       const word = `${started++}`;
@@ -69,12 +72,15 @@ many(`${SHORT} short ones, ${IN_PARALLEL} at a time, none lost`, async () => {
       await echo(socket, word);
       socket.end();
       await once(socket, "close");
-      finished++;
+      if (++finished === SHORT / 10) heapAtTenth = process.memoryUsage().heapUsed;
     }
   };
   await Promise.all(Array.from({ length: IN_PARALLEL }, worker));
   assert.equal(finished, SHORT);
   await nothingLeft();
+  // Loosely, because garbage counts until it is collected; what leaked of each connection would be far more.
+  const grown = (process.memoryUsage().heapUsed - heapAtTenth) / 2 ** 20;
+  assert.ok(grown < HEAP_GROWTH_MIB, `the heap grew by ${grown.toFixed(0)} MiB`);
 });
 
 many.run();
