@@ -313,7 +313,7 @@ export const MUTANTS = [
   {
     name: "every packet that waits asks for a handshake",
     edits: [[HANDSHAKES, "if (now < peer.handshakeAllowedAt || !hasIdentity()", "if (!hasIdentity()"]],
-    fails: ["initiator.patient"],
+    fails: ["initiator.patient", "staged.order", "staged.limit"],
   },
   {
     name: "the passive keepalive comes after 7 s",
