@@ -101,7 +101,6 @@ export class RealPanel {
     const websocket = new WebSocketTransport({ relay: this.#relay.value.trim(), token: this.#token.value || undefined });
     const names = new Map<string, string>();
     const endpoints = config.peers.map(({ endpoint }) => endpoint && findEndpoint(websocket, endpoint.host, endpoint.port, names));
-    for (const endpoint of endpoints) if (endpoint) await websocket.check(endpoint);
     const dissector = new Dissector(this.#crypto);
     const messages: Listed[] = [];
     const lost = new Map<string, number>();
@@ -118,7 +117,14 @@ export class RealPanel {
       if (messages.length > MESSAGES_MAX) messages.shift();
       this.#changed = true;
     });
-    tapped.onLost = (code) => lost.set(code, (lost.get(code) ?? 0) + 1);
+    let asked = false;
+    tapped.onLost = (code) => {
+      lost.set(code, (lost.get(code) ?? 0) + 1);
+      // A WebSocket that is refused does not say why; the relay does, when it is asked.
+      if (code !== "ECONNREFUSED" || asked) return;
+      asked = true;
+      for (const endpoint of endpoints) if (endpoint) websocket.check(endpoint).catch((error: unknown) => this.#notice.error(error));
+    };
     let input = (_: InPacket): void => {};
     replace(this.#log);
     const device = await openOver(tapped, {
