@@ -3,7 +3,7 @@
 
 import { createServer } from "node:http";
 import process from "node:process";
-import { Worker, isMainThread, parentPort, workerData } from "node:worker_threads";
+import { isMainThread, parentPort, Worker, workerData } from "node:worker_threads";
 import { pickBuild } from "./core.ts";
 import { encodeBase64Key, generatePresharedKey, generatePrivateKey } from "./keys.ts";
 import { Tunnel, type TunnelStats } from "./tunnel/tunnel.ts";
@@ -29,7 +29,9 @@ async function serve(presharedKey: string): Promise<void> {
   const tunnel = await Tunnel.open(settings, { bindAddress: LOOPBACK });
   const block = new Uint8Array(BLOCK_SIZE);
   const http = createServer((request, response) => {
-    if (request.url !== "/download") return response.end(`Hello ${request.socket.remoteAddress}, from inside the tunnel`);
+    if (request.url !== "/download") {
+      return response.end(`Hello ${request.socket.remoteAddress}, from inside the tunnel`);
+    }
     const more = (): void => {
       while (!response.destroyed && response.write(block));
     };
@@ -63,7 +65,12 @@ const mebibytes = (bytes: number): string => `${(bytes / 2 ** 20).toFixed(1)} Mi
 const median = (values: number[]): number => values.toSorted((a, b) => a - b)[values.length >> 1];
 
 /** Times of single round trips. */
-async function roundTrips(what: string, count: number, once: () => Promise<unknown>, signal: AbortSignal): Promise<void> {
+async function roundTrips(
+  what: string,
+  count: number,
+  once: () => Promise<unknown>,
+  signal: AbortSignal,
+): Promise<void> {
   const times: number[] = [];
   for (let i = 1; i <= count && !signal.aborted; i++) {
     const begun = performance.now();
@@ -112,7 +119,11 @@ async function download(tunnel: Tunnel, signal: AbortSignal): Promise<void> {
 
 function counters(name: string, { peers: [peer], drops }: TunnelStats): void {
   const dropped = Object.entries(drops).map(([reason, count]) => `${reason} ${count}`);
-  say(name, `sent ${mebibytes(peer.txBytes)}, received ${mebibytes(peer.rxBytes)}`, dropped.join(", ") || "nothing dropped");
+  say(
+    name,
+    `sent ${mebibytes(peer.txBytes)}, received ${mebibytes(peer.rxBytes)}`,
+    dropped.join(", ") || "nothing dropped",
+  );
 }
 
 async function main(): Promise<void> {
@@ -128,7 +139,12 @@ async function main(): Promise<void> {
   let tunnel: Tunnel | undefined;
   try {
     const server = await heard<Told>();
-    const peer = { publicKey: server.publicKey, presharedKey, allowedIps: [`${SERVER}/32`], endpoint: `${LOOPBACK}:${server.listenPort}` };
+    const peer = {
+      publicKey: server.publicKey,
+      presharedKey,
+      allowedIps: [`${SERVER}/32`],
+      endpoint: `${LOOPBACK}:${server.listenPort}`,
+    };
     const settings = { privateKey: encodeBase64Key(generatePrivateKey()), addresses: [`${CLIENT}/32`], peers: [peer] };
     tunnel = await Tunnel.open(settings, { bindAddress: LOOPBACK });
     worker.postMessage(tunnel.publicKey);
@@ -151,7 +167,9 @@ async function main(): Promise<void> {
     worker.postMessage("stats");
     counters("server", await heard<TunnelStats>());
     counters("client", tunnel.stats());
-    process.stdout.write(`${green("  done")}${dim("  in your program: docs/embedding.md; as a daemon: npm start -- wg0")}\n`);
+    process.stdout.write(
+      `${green("  done")}${dim("  in your program: docs/embedding.md; as a daemon: npm start -- wg0")}\n`,
+    );
   } catch (error) {
     live("");
     process.stdout.write(signal.aborted ? "  stopped\n" : `wasmguard: ${(error as Error).message}\n`);

@@ -4,7 +4,7 @@
 import { Agent as HttpAgent, type AgentOptions } from "node:http";
 import { Agent as HttpsAgent, type AgentOptions as HttpsAgentOptions } from "node:https";
 import type { Duplex } from "node:stream";
-import { type ConnectionOptions, type TLSSocket, connect as connectTls } from "node:tls";
+import { connect as connectTls, type ConnectionOptions, type TLSSocket } from "node:tls";
 import { isAddress } from "../endpoint.ts";
 import type { ConnectOptions, TunnelSocket } from "./types.ts";
 
@@ -24,7 +24,10 @@ export class TunnelHttpAgent extends HttpAgent {
     this.#connect = connect;
   }
 
-  override createConnection(options: { host?: string; hostname?: string; port?: number | string }, _created?: Created): Duplex {
+  override createConnection(
+    options: { host?: string; hostname?: string; port?: number | string },
+    _created?: Created,
+  ): Duplex {
     return this.#connect(target(options, 80));
   }
 }
@@ -55,7 +58,9 @@ export function createConnector(connect: Connect, tls: ConnectionOptions = {}): 
   return ({ hostname, port, protocol, servername }, callback) => {
     const isTls = protocol === "https:";
     const socket = connect(target({ host: hostname, port }, isTls ? 443 : 80));
-    const stream: Duplex = isTls ? secure(socket, servername || hostname, { ALPNProtocols: ["http/1.1"], ...tls }) : socket;
+    const stream: Duplex = isTls
+      ? secure(socket, servername || hostname, { ALPNProtocols: ["http/1.1"], ...tls })
+      : socket;
     const failed = (error: Error): void => callback(error, null);
     stream.once("error", failed);
     stream.once(isTls ? "secureConnect" : "connect", () => {

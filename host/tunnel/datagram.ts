@@ -61,7 +61,11 @@ const DELIVERY_CODES: Record<DeliveryError["kind"], [code: string, text: string]
 
 function deliveryError({ kind }: DeliveryError, to: SocketAddress): WasmguardError {
   const [code, text] = DELIVERY_CODES[kind];
-  return new WasmguardError(code, `A datagram to ${formatTarget(formatIp(to.address), to.port)} did not arrive: ${text}`, {
-    syscall: "send",
-  });
+  return new WasmguardError(
+    code,
+    `A datagram to ${formatTarget(formatIp(to.address), to.port)} did not arrive: ${text}`,
+    {
+      syscall: "send",
+    },
+  );
 }

@@ -3,7 +3,7 @@
 // the others are reset.
 
 import { WasmguardError } from "../errors.ts";
-import { type IpAddress, formatIp } from "../ip.ts";
+import { formatIp, type IpAddress } from "../ip.ts";
 import type { SocketAddress, TcpApi, TcpConnection } from "../netstack/types.ts";
 import { AbortError, onAbort } from "./abort.ts";
 
@@ -69,7 +69,12 @@ export async function dial(options: DialOptions): Promise<TcpConnection> {
 }
 
 /** One attempt. */
-function open(tcp: TcpApi, remote: SocketAddress, local: DialOptions["local"], signal: AbortSignal): Promise<TcpConnection> {
+function open(
+  tcp: TcpApi,
+  remote: SocketAddress,
+  local: DialOptions["local"],
+  signal: AbortSignal,
+): Promise<TcpConnection> {
   return new Promise((resolve, reject) => {
     let connection: TcpConnection;
     try {

@@ -2,7 +2,7 @@
 // and abortion as the global one, without its cookies, caches and CORS, which no program has. The global fetch cannot be
 // told to take another socket on Deno, and on Node only by a dispatcher of the very undici that it was built with.
 
-import { type Agent, type IncomingMessage, type RequestOptions, request as requestHttp } from "node:http";
+import { type Agent, type IncomingMessage, request as requestHttp, type RequestOptions } from "node:http";
 import { request as requestHttps } from "node:https";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
@@ -36,7 +36,11 @@ interface Hop {
  * As the standard has it. Rejects with a TypeError whose cause has the code (ECONNREFUSED, ENOTFOUND ...), or with the
  * signal's reason.
  */
-export async function tunnelFetch(agents: FetchAgents, input: string | URL | Request, init?: RequestInit): Promise<Response> {
+export async function tunnelFetch(
+  agents: FetchAgents,
+  input: string | URL | Request,
+  init?: RequestInit,
+): Promise<Response> {
   const isStream = isStreamBody(input, init);
   // A stream is sent while the answer comes (half duplex): there is no other way here, so nobody has to say it.
   // The signal stays out of it: a Request's own signal only follows the given one, and loosely (it was collected on Deno).
@@ -57,14 +61,20 @@ export async function tunnelFetch(agents: FetchAgents, input: string | URL | Req
       return toResponse(message, hop, redirects > 0, signal);
     }
     message.resume();
-    if (redirect === "error") throw failed(new WasmguardError("ERR_REDIRECT", `${hop.url.origin} answered with a redirect`));
-    if (redirects === REDIRECTS_MAX) throw failed(new WasmguardError("ERR_REDIRECT", `more than ${REDIRECTS_MAX} redirects`));
+    if (redirect === "error") {
+      throw failed(new WasmguardError("ERR_REDIRECT", `${hop.url.origin} answered with a redirect`));
+    }
+    if (redirects === REDIRECTS_MAX) {
+      throw failed(new WasmguardError("ERR_REDIRECT", `more than ${REDIRECTS_MAX} redirects`));
+    }
     follow(hop, message.statusCode!, location);
   }
 }
 
 function isStreamBody(input: string | URL | Request, init: RequestInit | undefined): boolean {
-  if (init?.body !== undefined && init.body !== null) return init.body instanceof ReadableStream || Symbol.asyncIterator in Object(init.body);
+  if (init?.body !== undefined && init.body !== null) {
+    return init.body instanceof ReadableStream || Symbol.asyncIterator in Object(init.body);
+  }
   return input instanceof Request && input.body !== null;
 }
 
@@ -103,8 +113,14 @@ function parseUrl(text: string, base: URL): URL {
 function send(agents: FetchAgents, { url, method, headers, body }: Hop, signal: AbortSignal): Promise<IncomingMessage> {
   return new Promise((resolve, reject) => {
     const isTls = url.protocol === "https:";
-    if (!isTls && url.protocol !== "http:") throw failed(new WasmguardError("ERR_PROTOCOL", `no way to fetch ${url.protocol}`));
-    const options: RequestOptions = { method, headers: toHeaders(headers, body, method), agent: isTls ? agents.https : agents.http };
+    if (!isTls && url.protocol !== "http:") {
+      throw failed(new WasmguardError("ERR_PROTOCOL", `no way to fetch ${url.protocol}`));
+    }
+    const options: RequestOptions = {
+      method,
+      headers: toHeaders(headers, body, method),
+      agent: isTls ? agents.https : agents.http,
+    };
     const outgoing = (isTls ? requestHttps : requestHttp)(url, options);
     const abort = (): void => {
       outgoing.destroy(toError(signal.reason));
@@ -125,7 +141,11 @@ function send(agents: FetchAgents, { url, method, headers, body }: Hop, signal: 
 }
 
 function toHeaders(headers: Headers, body: Hop["body"], method: string): Record<string, string> {
-  const fields: Record<string, string> = { accept: "*/*", "accept-encoding": "gzip, deflate, br", ...Object.fromEntries(headers) };
+  const fields: Record<string, string> = {
+    accept: "*/*",
+    "accept-encoding": "gzip, deflate, br",
+    ...Object.fromEntries(headers),
+  };
   if (body instanceof Uint8Array) fields["content-length"] = String(body.length);
   else if (body === null && (method === "POST" || method === "PUT")) fields["content-length"] = "0";
   return fields;
@@ -147,7 +167,8 @@ function toResponse(message: IncomingMessage, hop: Hop, redirected: boolean, sig
 
 function decode(message: IncomingMessage): Readable {
   const coding = message.headers["content-encoding"]?.toLowerCase();
-  const create = { gzip: createGunzip, "x-gzip": createGunzip, deflate: createInflate, br: createBrotliDecompress }[coding ?? ""];
+  const create =
+    { gzip: createGunzip, "x-gzip": createGunzip, deflate: createInflate, br: createBrotliDecompress }[coding ?? ""];
   if (!create) return message;
   const decoder = create();
   pipeline(message, decoder).catch(() => {}); // the reader of the decoder hears of it

@@ -30,8 +30,8 @@ export class Server implements TunnelServer {
 }
 
 /**
- * Makes a server that is handed its connections say that it listens, until the port is closed: an http server that does not
- * (Deno 2.9 asks) closes each connection after its first answer.
+ * Makes a server that is handed its connections say that it listens, until the port is closed: an http server that does
+ * not (Deno 2.9 asks) closes each connection after its first answer.
  */
 export function serveWhile(server: NetServer, port: Server): TunnelServer {
   Object.defineProperty(server, "listening", { configurable: true, get: () => true });

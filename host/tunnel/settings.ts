@@ -3,10 +3,10 @@
 // config.ts; an error there names the line, and the line knows the path it came from (`peers[0].endpoint`). A second
 // reader for objects was rejected: the two would differ in what they take.
 //
-// What a file says about the machine around it (FwMark, Table, PreUp ..., SaveConfig) has no meaning here and is not looked at.
+// What a file says about the machine around it (FwMark, Table, PreUp ..., SaveConfig) has no meaning here: it is passed over.
 
 import { type Config, ConfigError, parseConfig } from "../config.ts";
-import { WasmguardError, quote } from "../errors.ts";
+import { quote, WasmguardError } from "../errors.ts";
 
 export interface PeerSettings {
   /** base64, as every key here */
@@ -122,7 +122,9 @@ class Draft {
   /** A misspelt key would be a setting that silently is none. */
   refuseOthers(object: object, known: string[], path: string): void {
     for (const key of Object.keys(object)) {
-      if (!known.includes(key)) throw refuse(path || "configuration", `${quote(key)} is not one of ${known.join(", ")}`);
+      if (!known.includes(key)) {
+        throw refuse(path || "configuration", `${quote(key)} is not one of ${known.join(", ")}`);
+      }
     }
   }
 
@@ -143,7 +145,9 @@ class Draft {
 
 function checkUsable({ interface: own, peers }: Config): void {
   if (!own.privateKey) throw refuse("[Interface]", "has no PrivateKey");
-  if (own.addresses.length === 0) throw refuse("[Interface]", "has no Address: the tunnel would have none to talk from");
+  if (own.addresses.length === 0) {
+    throw refuse("[Interface]", "has no Address: the tunnel would have none to talk from");
+  }
   if (own.mtu !== undefined && own.mtu < IPV6_MTU_MIN && own.addresses.some((address) => address.family === 6)) {
     throw refuse("MTU", `${own.mtu} is less than the ${IPV6_MTU_MIN} that the IPv6 address needs`);
   }

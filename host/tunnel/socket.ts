@@ -1,8 +1,9 @@
 // A TCP connection of the stack as a Duplex that behaves as net.Socket does: it may be written before it stands, a slow
-// reader closes the window, a slow network makes write() return false, end() is a FIN, destroy() closes, "timeout" only tells.
+// reader closes the window, a slow network makes write() return false, end() is a FIN, destroy() closes, "timeout" only
+// tells.
 //
-// Nothing is buffered here but what a Duplex holds by itself: received bytes stay in the connection until the stream asks
-// for them (and so the window closes), one write at a time waits until the connection has taken it.
+// Nothing is buffered here but what a Duplex holds by itself: received bytes stay in the connection until the stream
+// asks for them (and so the window closes), one write at a time waits until the connection has taken it.
 
 import { Duplex } from "node:stream";
 import { clearTimeout, setTimeout } from "node:timers";
@@ -57,7 +58,10 @@ export class StreamSocket extends Duplex implements TunnelSocket {
     this.opened = new Promise((resolve, reject) => (this.#settle = { resolve, reject }));
     this.opened.catch(() => {}); // who does not look at it hears of it by "error"
     if (connection) this.#adopt(connection);
-    this.#stopListening = onAbort(signal, () => this.destroy(new AbortError(this.connecting ? "connect" : "keep the connection", signal!.reason)));
+    this.#stopListening = onAbort(
+      signal,
+      () => this.destroy(new AbortError(this.connecting ? "connect" : "keep the connection", signal!.reason)),
+    );
   }
 
   /** Connects by a function that brings a connection that stands. The signal tells it that nobody waits any more. */

@@ -5,7 +5,9 @@
 import type { Duplex } from "node:stream";
 
 /** Ends of the readable half: cancel() destroys the socket; of the writable half: close() is a FIN, abort() destroys. */
-export function toStreams(socket: Duplex): { readable: ReadableStream<Uint8Array>; writable: WritableStream<Uint8Array> } {
+export function toStreams(
+  socket: Duplex,
+): { readable: ReadableStream<Uint8Array>; writable: WritableStream<Uint8Array> } {
   return { readable: toReadable(socket), writable: toWritable(socket) };
 }
 
@@ -46,7 +48,9 @@ function toWritable(socket: Duplex): WritableStream<Uint8Array> {
       socket.on("error", (error: Error) => controller.error(error));
     },
     write(bytes) {
-      return new Promise<void>((resolve, reject) => socket.write(bytes, (error) => (error ? reject(error) : resolve())));
+      return new Promise<void>((resolve, reject) =>
+        socket.write(bytes, (error) => (error ? reject(error) : resolve()))
+      );
     },
     close() {
       return new Promise<void>((resolve, reject) => {

@@ -11,32 +11,38 @@ import type { AgentOptions as HttpsAgentOptions } from "node:https";
 import type { Server as NetServer } from "node:net";
 import type { ConnectionOptions } from "node:tls";
 import { type Config, type PeerConfig, toDeviceChange } from "../config.ts";
-import { type CoreBuild, compileCore, pickBuild } from "../core.ts";
+import { compileCore, type CoreBuild, pickBuild } from "../core.ts";
 import type { DropName } from "../device.ts";
 import type { CoreEvent } from "../driver.ts";
 import { type Endpoint, formatEndpoint } from "../endpoint.ts";
-import { EndpointKeeper, type NamedPeer, type Resolution, namedPeers, resolveNames } from "../endpoints.ts";
-import { WasmguardError, quote } from "../errors.ts";
-import { type IpAddress, formatIp, formatPrefix, tryParseIp } from "../ip.ts";
-import { KEY_LEN, decodeBase64Key, encodeBase64Key, equalKeys } from "../keys.ts";
-import { type DeviceChange, type DeviceState, type PeerChange, createPeerChange } from "../model.ts";
+import { EndpointKeeper, type NamedPeer, namedPeers, type Resolution, resolveNames } from "../endpoints.ts";
+import { quote, WasmguardError } from "../errors.ts";
+import { formatIp, formatPrefix, type IpAddress, tryParseIp } from "../ip.ts";
+import { decodeBase64Key, encodeBase64Key, equalKeys, KEY_LEN } from "../keys.ts";
+import { createPeerChange, type DeviceChange, type DeviceState, type PeerChange } from "../model.ts";
 import { Resolver } from "../netstack/resolver.ts";
 import { Stack } from "../netstack/stack.ts";
 import type { InPacket, StackClock, TcpConnection } from "../netstack/types.ts";
 import { fillRandom } from "../platform/random.ts";
-import { type PortableDevice, openPortable } from "../portable.ts";
+import { openPortable, type PortableDevice } from "../portable.ts";
 import type { Transport } from "../transport/types.ts";
 import { abortable, onAbort, throwIfAborted } from "./abort.ts";
-import { type UndiciConnector, TunnelHttpAgent, TunnelHttpsAgent, createConnector } from "./agent.ts";
+import { createConnector, TunnelHttpAgent, TunnelHttpsAgent, type UndiciConnector } from "./agent.ts";
 import { DatagramSocket } from "./datagram.ts";
 import { dial, formatTarget } from "./dial.ts";
 import { EventReader, type TunnelEvents } from "./events.ts";
 import { type FetchAgents, tunnelFetch } from "./fetch.ts";
 import { Server, serveWhile } from "./server.ts";
-import { type PeerSettings, type TunnelConfig, readConfig, readPeer } from "./settings.ts";
+import { type PeerSettings, readConfig, readPeer, type TunnelConfig } from "./settings.ts";
 import { StreamSocket } from "./socket.ts";
 import type {
-  ConnectOptions, DatagramOptions, Dialer, ListenOptions, TunnelDatagram, TunnelServer, TunnelSocket,
+  ConnectOptions,
+  DatagramOptions,
+  Dialer,
+  ListenOptions,
+  TunnelDatagram,
+  TunnelServer,
+  TunnelSocket,
 } from "./types.ts";
 
 export interface TunnelOptions {
@@ -133,7 +139,9 @@ export class Tunnel extends EventEmitter<TunnelEvents> implements Dialer, AsyncD
   #changes: Promise<void> = Promise.resolve();
   #stopListening = (): void => {};
 
-  private constructor(parts: { device: PortableDevice; stack: Stack; clock: StackClock; config: Config; events: EventReader }) {
+  private constructor(
+    parts: { device: PortableDevice; stack: Stack; clock: StackClock; config: Config; events: EventReader },
+  ) {
     super();
     this.#device = parts.device;
     this.#stack = parts.stack;
@@ -219,7 +227,9 @@ export class Tunnel extends EventEmitter<TunnelEvents> implements Dialer, AsyncD
   /** @throws RangeError, TypeError for options that cannot be; all else comes to the socket as an error with a code */
   connect(options: ConnectOptions): TunnelSocket {
     const { host, port, localPort, localAddress, signal, allowHalfOpen } = options;
-    if (typeof host !== "string" || host === "") throw new TypeError("Cannot connect: host must be a name or an address");
+    if (typeof host !== "string" || host === "") {
+      throw new TypeError("Cannot connect: host must be a name or an address");
+    }
     checkPort("connect", port, 1);
     if (localPort !== undefined) checkPort("connect from", localPort, 0);
     if (localAddress !== undefined) this.#ownAddress(localAddress);
@@ -254,8 +264,8 @@ export class Tunnel extends EventEmitter<TunnelEvents> implements Dialer, AsyncD
   }
 
   /**
-   * Lets a server of Node's (http, https, tls, net) serve a port of the tunnel: `tunnel.serve(createServer(handler), { port })`.
-   * It does not listen on this machine.
+   * Lets a server of Node's (http, https, tls, net) serve a port of the tunnel, as in
+   * `tunnel.serve(createServer(handler), { port })`. It does not listen on this machine.
    * @throws WasmguardError EADDRINUSE, EADDRNOTAVAIL
    */
   serve(server: NetServer, options: ListenOptions): TunnelServer {
@@ -402,7 +412,9 @@ export class Tunnel extends EventEmitter<TunnelEvents> implements Dialer, AsyncD
     };
   }
 
-  /** Ends it: sockets fail with ERR_TUNNEL_CLOSED, peers get a RST of each connection, the port is closed, keys are wiped. */
+  /**
+   * Ends it: sockets fail with ERR_TUNNEL_CLOSED, peers get a RST of each connection, the port is closed, keys are wiped.
+   */
   close(): Promise<void> {
     return (this.#closing ??= this.#close(null));
   }
@@ -439,7 +451,10 @@ export class Tunnel extends EventEmitter<TunnelEvents> implements Dialer, AsyncD
     try {
       const addresses = await this.#addressesOf(host, family, limit.signal);
       this.#checkOpen(`connect to ${formatTarget(host, port)}`);
-      const local = { address: localAddress === undefined ? undefined : this.#ownAddress(localAddress), port: localPort };
+      const local = {
+        address: localAddress === undefined ? undefined : this.#ownAddress(localAddress),
+        port: localPort,
+      };
       return await dial({ tcp: this.#stack.tcp, addresses, port, local, host, signal: limit.signal });
     } catch (error) {
       if (limit.signal.reason !== TIMED_OUT) throw error;
@@ -464,7 +479,9 @@ export class Tunnel extends EventEmitter<TunnelEvents> implements Dialer, AsyncD
     const bare = host.startsWith("[") && host.endsWith("]") ? host.slice(1, -1) : host;
     const ip = tryParseIp(bare);
     if (ip && family !== undefined && ip.family !== family) {
-      throw new WasmguardError("ENOTFOUND", `Cannot use ${bare}: it is not an IPv${family} address`, { syscall: "getaddrinfo" });
+      throw new WasmguardError("ENOTFOUND", `Cannot use ${bare}: it is not an IPv${family} address`, {
+        syscall: "getaddrinfo",
+      });
     }
     if (ip) return [ip];
     if (!this.#resolver) {
@@ -508,11 +525,16 @@ export class Tunnel extends EventEmitter<TunnelEvents> implements Dialer, AsyncD
   /** @param changed  the peers of `config` that are new or different */
   async #apply(config: Config, changed: readonly PeerConfig[]): Promise<void> {
     const before = this.#config;
-    const resolved = await resolveNames({ interface: config.interface, peers: [...changed] }, { retries: RESOLVE_RETRIES });
+    const resolved = await resolveNames({ interface: config.interface, peers: [...changed] }, {
+      retries: RESOLVE_RETRIES,
+    });
     this.#checkOpen("configure");
-    const find = (key: Uint8Array): PeerConfig | undefined => before.peers.find((peer) => equalKeys(peer.publicKey, key));
+    const find = (key: Uint8Array): PeerConfig | undefined =>
+      before.peers.find((peer) => equalKeys(peer.publicKey, key));
     const whole = toDeviceChange({ interface: config.interface, peers: [...changed] }, firstAddresses(resolved));
-    const removed = before.peers.filter(({ publicKey }) => !config.peers.some((peer) => equalKeys(peer.publicKey, publicKey)));
+    const removed = before.peers.filter(({ publicKey }) =>
+      !config.peers.some((peer) => equalKeys(peer.publicKey, publicKey))
+    );
     const peers: PeerChange[] = removed.map(({ publicKey }) => ({ ...createPeerChange(publicKey), remove: true }));
     for (const change of whole.peers) {
       const old = find(change.publicKey);
@@ -546,7 +568,10 @@ export class Tunnel extends EventEmitter<TunnelEvents> implements Dialer, AsyncD
       peers: [peer],
       resolved,
       setEndpoint: (publicKey, endpoint) =>
-        this.#device.configure({ replacePeers: false, peers: [{ ...createPeerChange(publicKey), updateOnly: true, endpoint }] }),
+        this.#device.configure({
+          replacePeers: false,
+          peers: [{ ...createPeerChange(publicKey), updateOnly: true, endpoint }],
+        }),
     });
     this.#keepers.set(encodeBase64Key(peer.publicKey), keeper);
     keeper.start();

@@ -12,7 +12,7 @@ import { fileURLToPath } from "node:url";
 import { suite } from "uvu";
 import { Tunnel } from "../../host/tunnel/tunnel.ts";
 import { type NameServer, startNameServer } from "./nameserver.ts";
-import { LEFT, RIGHT, newPrivateKey, toText, until } from "./tunnels.ts";
+import { LEFT, newPrivateKey, RIGHT, toText, until } from "./tunnels.ts";
 
 const root = fileURLToPath(new URL("../../", import.meta.url));
 const isDeno = "Deno" in globalThis;
@@ -28,7 +28,10 @@ examples.before(async () => {
   // Inside the package, so that its own name is found from there.
   folder = mkdtempSync(join(root, "dist/examples-"));
   conf = join(folder, "wg0.conf");
-  peer = await Tunnel.open({ privateKey: newPrivateKey(), addresses: [`${RIGHT}/32`, "10.0.0.1/32"], peers: [] }, LOOPBACK);
+  peer = await Tunnel.open(
+    { privateKey: newPrivateKey(), addresses: [`${RIGHT}/32`, "10.0.0.1/32"], peers: [] },
+    LOOPBACK,
+  );
   const privateKey = newPrivateKey();
   const probe = await Tunnel.open({ privateKey, addresses: [LEFT], peers: [] }, LOOPBACK);
   await peer.setPeer({ publicKey: probe.publicKey, allowedIps: [LEFT] });
@@ -36,7 +39,9 @@ examples.before(async () => {
   const endpoint = `127.0.0.1:${peer.listenPort}`;
   const right = { publicKey: peer.publicKey, allowedIps: ["0.0.0.0/0"], endpoint, persistentKeepalive: 5 };
   writeFileSync(conf, toText({ privateKey, addresses: [`${LEFT}/32`], dns: [RIGHT], peers: [right] }));
-  peer.serve(createServer((request, response) => response.end(`seen ${request.socket.remoteAddress} ${request.url}`)), { port: 80 });
+  peer.serve(createServer((request, response) => response.end(`seen ${request.socket.remoteAddress} ${request.url}`)), {
+    port: 80,
+  });
   peer.listen({ port: 7, allowHalfOpen: true }, (socket) => void socket.on("error", () => {}).pipe(socket));
   names = startNameServer(peer, { "shop.test": { a: [RIGHT, "10.9.8.7"] } });
 });
@@ -70,12 +75,19 @@ examples("connect.mjs: what goes in comes back", async () => {
 });
 
 examples("fetch.mjs", async () => {
-  assert.match(await output(start("examples/fetch.mjs", [conf, `http://${RIGHT}/a`])), new RegExp(`^200 .*\nseen ${LEFT} /a$`));
+  assert.match(
+    await output(start("examples/fetch.mjs", [conf, `http://${RIGHT}/a`])),
+    new RegExp(`^200 .*\nseen ${LEFT} /a$`),
+  );
 });
 
 examples("undici-fetch.mjs, by a name that the tunnel's DNS knows", async () => {
   // undici itself looks at the environment when it is loaded.
-  const child = start("examples/undici-fetch.mjs", [conf, "http://shop.test/b"], ["--allow-net", "--allow-read", "--allow-env"]);
+  const child = start("examples/undici-fetch.mjs", [conf, "http://shop.test/b"], [
+    "--allow-net",
+    "--allow-read",
+    "--allow-env",
+  ]);
   assert.match(await output(child), new RegExp(`^200 .*\nseen ${LEFT} /b$`));
 });
 

@@ -4,7 +4,7 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { once } from "node:events";
-import { type IncomingMessage, type Server, createServer, get } from "node:http";
+import { createServer, get, type IncomingMessage, type Server } from "node:http";
 import { createServer as createTlsServer, get as getTls } from "node:https";
 import { gzipSync } from "node:zlib";
 import { suite } from "uvu";
@@ -13,7 +13,7 @@ import { WebSocket, WebSocketServer } from "ws";
 import type { TunnelServer } from "../../host/tunnel/types.ts";
 import { selfSigned } from "./certificate.ts";
 import { type NameServer, startNameServer } from "./nameserver.ts";
-import { RIGHT, RIGHT6, type Pair, digest, openPair, pattern, rejection, until } from "./tunnels.ts";
+import { digest, openPair, type Pair, pattern, rejection, RIGHT, RIGHT6, until } from "./tunnels.ts";
 
 const NAME = "shop.test";
 const BULK = 3 << 20;
@@ -92,7 +92,9 @@ http("node:http: one connection for many requests with the agent, by name and by
   const agent = pair.left.agent({ maxSockets: 1 });
   const before = connections;
   const ask = (url: string): Promise<string> =>
-    new Promise((resolve, reject) => void get(url, { agent }, (response) => resolve(body(response))).on("error", reject));
+    new Promise((resolve, reject) =>
+      void get(url, { agent }, (response) => resolve(body(response))).on("error", reject)
+    );
   for (let i = 0; i < 5; i++) assert.equal(await ask(`http://${RIGHT}/${i}`), `hello /${i}`);
   assert.equal(connections - before, 1);
   assert.equal(await ask(`http://${NAME}/by-name`), "hello /by-name");
@@ -105,20 +107,26 @@ http("node:http: one connection for many requests with the agent, by name and by
 http("node:https: the certificate is checked against the name", async () => {
   const agent = pair.left.httpsAgent({ ca: tls.cert });
   const ask = (url: string): Promise<string> =>
-    new Promise((resolve, reject) => void getTls(url, { agent }, (response) => resolve(body(response))).on("error", reject));
+    new Promise((resolve, reject) =>
+      void getTls(url, { agent }, (response) => resolve(body(response))).on("error", reject)
+    );
   assert.equal(await ask(`https://${NAME}/a`), "secret /a");
   assert.equal(await ask(`https://${RIGHT}/b`), "secret /b");
   await rejection(ask(`https://[${RIGHT6}]/c`)); // not in the certificate
   agent.destroy();
   const strict = pair.left.httpsAgent();
-  const unknown = new Promise((resolve, reject) => void getTls(`https://${NAME}/`, { agent: strict }, resolve).on("error", reject));
+  const unknown = new Promise((resolve, reject) =>
+    void getTls(`https://${NAME}/`, { agent: strict }, resolve).on("error", reject)
+  );
   await rejection(unknown);
   strict.destroy();
 });
 
 http("undici: fetch with a dispatcher, plain and TLS", async () => {
   const dispatcher = new UndiciAgent({ connect: pair.left.connector({ ca: tls.cert }) });
-  for (let i = 0; i < 3; i++) assert.equal(await (await undiciFetch(`http://${NAME}/${i}`, { dispatcher })).text(), `hello /${i}`);
+  for (let i = 0; i < 3; i++) {
+    assert.equal(await (await undiciFetch(`http://${NAME}/${i}`, { dispatcher })).text(), `hello /${i}`);
+  }
   assert.equal(await (await undiciFetch(`https://${NAME}/x`, { dispatcher })).text(), "secret /x");
   const bulk = new Uint8Array(await (await undiciFetch(`http://${RIGHT}/bulk`, { dispatcher })).arrayBuffer());
   assert.equal(digest([bulk]), digest(pattern(BULK)));
@@ -130,7 +138,12 @@ http("undici: fetch with a dispatcher, plain and TLS", async () => {
 http("ws: a WebSocket client and server, each inside its tunnel", async () => {
   const sockets = new WebSocketServer({ noServer: true });
   const upgrades = createServer().on("upgrade", (request, socket, head) => {
-    sockets.handleUpgrade(request, socket, head, (client) => client.on("message", (data, binary) => client.send(data, { binary })));
+    sockets.handleUpgrade(
+      request,
+      socket,
+      head,
+      (client) => client.on("message", (data, binary) => client.send(data, { binary })),
+    );
   });
   const listening = pair.right.serve(upgrades, { port: 0 });
   const createConnection = () => pair.left.connect({ host: RIGHT, port: listening.port }) as never;
@@ -148,7 +161,12 @@ http("ws: a WebSocket client and server, each inside its tunnel", async () => {
 
 http("tunnel.fetch: answers as of the global one", async () => {
   const response = await pair.left.fetch(`http://${NAME}/hello?x=1`);
-  assert.deepEqual([response.status, response.ok, response.redirected, response.url], [200, true, false, `http://${NAME}/hello?x=1`]);
+  assert.deepEqual([response.status, response.ok, response.redirected, response.url], [
+    200,
+    true,
+    false,
+    `http://${NAME}/hello?x=1`,
+  ]);
   assert.equal(await response.text(), "hello /hello?x=1");
   const headers = await pair.left.fetch(`http://${NAME}/headers`, { headers: { "x-mine": "yes" } });
   assert.deepEqual(headers.headers.getSetCookie(), ["a=1", "b=2"]);
@@ -188,14 +206,25 @@ http("tunnel.fetch: bodies of every kind", async () => {
 http("tunnel.fetch: redirects as the standard has them", async () => {
   const empty = digest([]);
   const sent = digest([Buffer.from("again")]);
-  for (const [status, expected] of [[301, `GET ${empty}`], [302, `GET ${empty}`], [303, `GET ${empty}`], [307, `POST ${sent}`], [308, `POST ${sent}`]] as const) {
+  for (
+    const [status, expected] of [[301, `GET ${empty}`], [302, `GET ${empty}`], [303, `GET ${empty}`], [
+      307,
+      `POST ${sent}`,
+    ], [308, `POST ${sent}`]] as const
+  ) {
     const response = await pair.left.fetch(`http://${NAME}/redirect/${status}`, { method: "POST", body: "again" });
-    assert.deepEqual([await response.text(), response.redirected, response.url], [expected, true, `http://${NAME}/digest?${status}`]);
+    assert.deepEqual([await response.text(), response.redirected, response.url], [
+      expected,
+      true,
+      `http://${NAME}/digest?${status}`,
+    ]);
   }
   const manual = await pair.left.fetch(`http://${NAME}/redirect/302`, { redirect: "manual" });
   assert.equal(manual.status, 302);
   await manual.text();
-  const away = await pair.left.fetch(`http://${RIGHT}/away`, { headers: { authorization: "secret", "x-mine": "stays" } });
+  const away = await pair.left.fetch(`http://${RIGHT}/away`, {
+    headers: { authorization: "secret", "x-mine": "stays" },
+  });
   const headers = (await away.json()) as Record<string, string>;
   assert.deepEqual([headers.authorization, headers["x-mine"], headers.host], [undefined, "stays", NAME]);
   for (const [path, init] of [["/loop", {}], ["/redirect/302", { redirect: "error" }]] as [string, RequestInit][]) {
@@ -205,13 +234,20 @@ http("tunnel.fetch: redirects as the standard has them", async () => {
 });
 
 http("tunnel.fetch: errors with their codes, and abortion at every stage", async () => {
-  const code = async (promise: Promise<unknown>): Promise<string> => ((await rejection(promise)).cause as { code: string }).code;
+  const code = async (promise: Promise<unknown>): Promise<string> =>
+    ((await rejection(promise)).cause as { code: string }).code;
   assert.equal(await code(pair.left.fetch(`http://${RIGHT}:90/`)), "ECONNREFUSED");
   assert.equal(await code(pair.left.fetch("http://nobody.test/")), "ENOTFOUND");
   assert.equal((await rejection(pair.left.fetch("ftp://x/"))).name, "TypeError");
   assert.equal((await rejection(pair.left.fetch("nonsense"))).name, "TypeError");
-  assert.equal((await rejection(pair.left.fetch(`http://${NAME}/`, { signal: AbortSignal.abort() }))).name, "AbortError");
-  assert.equal((await rejection(pair.left.fetch(`http://${NAME}/never`, { signal: AbortSignal.timeout(100) }))).name, "TimeoutError");
+  assert.equal(
+    (await rejection(pair.left.fetch(`http://${NAME}/`, { signal: AbortSignal.abort() }))).name,
+    "AbortError",
+  );
+  assert.equal(
+    (await rejection(pair.left.fetch(`http://${NAME}/never`, { signal: AbortSignal.timeout(100) }))).name,
+    "TimeoutError",
+  );
   const controller = new AbortController();
   const dripping = await pair.left.fetch(`http://${NAME}/drip`, { signal: controller.signal });
   const text = rejection(dripping.text());

@@ -5,7 +5,7 @@ import { once } from "node:events";
 import process from "node:process";
 import { suite } from "uvu";
 import type { TunnelSocket } from "../../host/tunnel/types.ts";
-import { RIGHT, type Pair, openPair, until } from "./tunnels.ts";
+import { openPair, type Pair, RIGHT, until } from "./tunnels.ts";
 
 const CONCURRENT = 1000;
 const SHORT = 10_000;

@@ -8,7 +8,7 @@ import { pipeline } from "node:stream/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import { suite } from "uvu";
 import type { TunnelSocket } from "../../host/tunnel/types.ts";
-import { LEFT, LEFT6, RIGHT, RIGHT6, type Pair, digest, openPair, pattern, rejection, until } from "./tunnels.ts";
+import { digest, LEFT, LEFT6, openPair, type Pair, pattern, rejection, RIGHT, RIGHT6, until } from "./tunnels.ts";
 
 /** By events: an async iterator of Node 20 destroys a socket whose readable half has ended. */
 function eachChunk(socket: TunnelSocket, take: (chunk: Uint8Array) => void): Promise<void> {
@@ -36,11 +36,18 @@ function define(transport: "auto" | "udp"): void {
 
   streams.after.each(async () => {
     await until("no socket is left", () => pair.left.stats().sockets === 0 && pair.right.stats().sockets === 0);
-    await until("no connection is left", () => pair.left.stats().tcp.connections === 0 && pair.right.stats().tcp.connections === 0);
+    await until(
+      "no connection is left",
+      () => pair.left.stats().tcp.connections === 0 && pair.right.stats().tcp.connections === 0,
+    );
   });
 
   /** A server on the right for one test. */
-  async function serve(onSocket: (socket: TunnelSocket) => void, run: (port: number) => Promise<void>, allowHalfOpen = false): Promise<void> {
+  async function serve(
+    onSocket: (socket: TunnelSocket) => void,
+    run: (port: number) => Promise<void>,
+    allowHalfOpen = false,
+  ): Promise<void> {
     const server = pair.right.listen({ port: 0, allowHalfOpen }, onSocket);
     try {
       await run(server.port);
@@ -277,7 +284,9 @@ function define(transport: "auto" | "udp"): void {
         assert.equal((await readAll(socket)).toString(), `${LEFT6} 4321`);
       },
     );
-    assert.throws(() => pair.left.connect({ host: RIGHT, port: 80, localAddress: "10.1.1.1" }), { code: "EADDRNOTAVAIL" });
+    assert.throws(() => pair.left.connect({ host: RIGHT, port: 80, localAddress: "10.1.1.1" }), {
+      code: "EADDRNOTAVAIL",
+    });
     for (const port of [0, 65536, 1.5, NaN, "80" as unknown as number]) {
       assert.throws(() => pair.left.connect({ host: RIGHT, port }), RangeError, String(port));
     }

@@ -34,7 +34,10 @@ export function newPrivateKey(): string {
 export async function openPair({ left = {}, right = {}, options = {} }: PairOptions = {}): Promise<Pair> {
   const presharedKey = encodeBase64Key(generatePresharedKey());
   const rightSettings: TunnelSettings = {
-    privateKey: newPrivateKey(), addresses: [`${RIGHT}/32`, `${RIGHT6}/128`], peers: [], ...right,
+    privateKey: newPrivateKey(),
+    addresses: [`${RIGHT}/32`, `${RIGHT6}/128`],
+    peers: [],
+    ...right,
   };
   const rightTunnel = await Tunnel.open(rightSettings, { bindAddress: "127.0.0.1", ...options });
   const toRight: PeerSettings = {
@@ -44,7 +47,10 @@ export async function openPair({ left = {}, right = {}, options = {} }: PairOpti
     endpoint: `127.0.0.1:${rightTunnel.listenPort}`,
   };
   const leftSettings: TunnelSettings = {
-    privateKey: newPrivateKey(), addresses: [`${LEFT}/32`, `${LEFT6}/128`], peers: [toRight], ...left,
+    privateKey: newPrivateKey(),
+    addresses: [`${LEFT}/32`, `${LEFT6}/128`],
+    peers: [toRight],
+    ...left,
   };
   const leftTunnel = await Tunnel.open(leftSettings, { bindAddress: "127.0.0.1", ...options });
   await rightTunnel.setPeer({ publicKey: leftTunnel.publicKey, presharedKey, allowedIps: [LEFT, LEFT6] });
@@ -94,9 +100,11 @@ export async function until(what: string, isSo: () => boolean, limitMs = 10_000)
 /** Bytes that are never the same twice: a block out of place changes the digest. */
 export function* pattern(total: number, blockSize = 61_001): Generator<Buffer> {
   let word = 1;
-  for (let sent = 0; sent < total; ) {
+  for (let sent = 0; sent < total;) {
     const block = Buffer.alloc(Math.min(blockSize, total - sent));
-    for (let i = 0; i + 4 <= block.length; i += 4) block.writeUInt32LE((word = (Math.imul(word, 1664525) + 1013904223) >>> 0), i);
+    for (let i = 0; i + 4 <= block.length; i += 4) {
+      block.writeUInt32LE(word = (Math.imul(word, 1664525) + 1013904223) >>> 0, i);
+    }
     sent += block.length;
     yield block;
   }
