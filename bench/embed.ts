@@ -92,8 +92,9 @@ await bench("one TCP flow: embedded and its own stack, or the daemon and the ker
     ];
     const samples = await run.rounds(subjects, ({ measure }) => measure());
     for (const { name } of ours) {
-      const rows = subjects.map((subject, i) => ({ subject, list: samples[i] })).filter(({ subject }) => subject.name.startsWith(name));
-      run.compare(`${name}: the daemon (its own CPU alone, the stack is the kernel's), and embedded`, rows.map(({ subject }) => subject), rows.map(({ list }) => list));
+      const rows = subjects.flatMap((subject, i) => (subject.name.startsWith(name) ? [{ subject, list: samples[i] }] : []));
+      const heading = `${name}: the daemon (its own CPU alone, the stack is the kernel's), and embedded`;
+      run.compare(heading, rows.map(({ subject }) => subject), rows.map(({ list }) => list));
     }
   });
 });

@@ -58,7 +58,9 @@ function run(libc: Libc, data: LaneData, udp: UdpHandle): void {
 /** The first of the IN records from `first` on that is not to be opened in the same go. */
 function portion({ view, base }: Core, first: number, count: number): number {
   let end = first;
-  for (let size = 0; end < count && size < PORTION_SIZE; end++) size += view.getUint32(base + THREAD_IN + end * IN_SIZE + IN_LENGTH, true);
+  for (let size = 0; end < count && size < PORTION_SIZE; end++) {
+    size += view.getUint32(base + THREAD_IN + end * IN_SIZE + IN_LENGTH, true);
+  }
   return end;
 }
 

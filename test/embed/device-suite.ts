@@ -110,7 +110,9 @@ export function deviceSuite(name: string, open: Open, { burst, ordered }: Carria
 
   test("answers from inside of the input are sent as they were meant", async () => {
     const random = new Stream(1, "echo");
-    const answers = Array.from({ length: Math.min(80, burst) }, () => between(random, false, 4, TCP, 1 + random.below(burst === Infinity ? 4000 : 1000)));
+    const longest = burst === Infinity ? 4000 : 1000;
+    const answer = (): Fields => between(random, false, 4, TCP, 1 + random.below(longest));
+    const answers = Array.from({ length: Math.min(80, burst) }, answer);
     await exchange(true, [[between(random, true, 4, TCP, 10), 0]]);
     pair.right.came.length = 0;
     let asked = 0;
@@ -131,7 +133,9 @@ export function deviceSuite(name: string, open: Open, { burst, ordered }: Carria
   test("what no packet can be is refused, and said so", async () => {
     const random = new Stream(1, "refused");
     const { link } = pair.left.device;
-    const send = (fields: Fields, gsoSize: number, change = {}): void => link.send({ ...toOutPacket(random, fields, gsoSize), ...change });
+    const send = (fields: Fields, gsoSize: number, change = {}): void => {
+      link.send({ ...toOutPacket(random, fields, gsoSize), ...change });
+    };
     const tcp = between(random, true, 4, TCP, 3000);
     const long = between(random, true, 4, TCP, 65_536);
     assert.throws(() => send(long, 1340), { name: "RangeError", message: /Cannot send a packet of 655\d\d bytes: at most 65535/ });

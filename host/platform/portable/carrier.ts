@@ -67,7 +67,8 @@ export class Carrier implements Network, DatagramSink {
       throw new WasmguardError("ENOTSUP", "Cannot set fwmark: this transport has no firewall marks", { errno: 95 });
     }
     const { listenPort } = change;
-    if (listenPort === undefined || (listenPort !== 0 && listenPort === this.listenPort)) return { commit() {}, rollback() {} };
+    const stays = listenPort === undefined || (listenPort !== 0 && listenPort === this.listenPort);
+    if (stays) return { commit() {}, rollback() {} };
     const bound = await this.#options.transport.bind(listenPort);
     return { commit: () => this.#adopt(bound), rollback: () => bound.close() };
   }
@@ -86,7 +87,7 @@ export class Carrier implements Network, DatagramSink {
   }
 
   send(count: number): number {
-    if (count > OUT_MAX) throw new WasmguardError("ERR_CORE_ADDRESS", `The core gave ${count} OUT records, room is for ${OUT_MAX}`);
+    if (count > OUT_MAX) throw new WasmguardError("ERR_CORE_ADDRESS", `The core gave ${count} datagrams`);
     const busy = this.#busy;
     this.#busy = true;
     try {

@@ -6,8 +6,8 @@
 // that is put while others are being received lies in slots of its own (slots.ts).
 
 import {
-  IN_FLAGS, IN_LENGTH, IN_MAX, IN_OFFSET, IN_SEGMENT, IN_SIZE, IN_VNET, OUT_MAX, OUT_RUN_COUNT_MAX, OUT_RUN_LEN_MAX, OUT_SLOT,
-  SLOTS_SIZE, SLOT_HEADROOM, SLOT_SIZE, THREAD_IN,
+  IN_FLAGS, IN_LENGTH, IN_MAX, IN_OFFSET, IN_SEGMENT, IN_SIZE, IN_VNET, OUT_MAX, OUT_RUN_COUNT_MAX, OUT_RUN_LEN_MAX,
+  OUT_SLOT, SLOTS_SIZE, SLOT_HEADROOM, SLOT_SIZE, THREAD_IN,
 } from "../../../assembly/abi.ts";
 import { AUTHTAG_LEN, DATA_HEADER_LEN } from "../../../assembly/protocol.ts";
 import type { Core } from "../../core.ts";
@@ -37,7 +37,7 @@ const RECORD_ROOM = 32768;
 const RECORDS = OUT_MAX - IN_MAX;
 /** Sent when so much was put: what is put later would wait for no good reason while these could be on their way. */
 const BURST_SIZE = 65536;
-/** Our own bytes between packets: a message header before one, the padding's room behind the other, and borders of 8 and 64. */
+/** Our own bytes between packets: a message header before one, padding's room behind the other, borders of 8 and 64. */
 const GAP = 136;
 
 export interface DeviceLinkOptions {
