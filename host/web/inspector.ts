@@ -44,6 +44,8 @@ const ROW_WIDE = 16;
 const ROW_NARROW = 8;
 /** more is shown on demand: a large datagram has thousands of elements */
 const BYTES_SHOWN = 1536;
+/** on a phone the grid does not scroll by itself */
+const BYTES_SHOWN_NARROW = 256;
 const LETTERS = "ABCDEFGHIJ";
 const narrow = matchMedia("(max-width: 700px)");
 
@@ -91,7 +93,7 @@ export class Inspector {
 
   #grid({ bytes, original, dissection: { fields } }: Exhibit): HTMLElement {
     const width = narrow.matches ? ROW_NARROW : ROW_WIDE;
-    const shown = this.#showAll ? bytes.length : Math.min(bytes.length, BYTES_SHOWN);
+    const shown = this.#showAll ? bytes.length : Math.min(bytes.length, narrow.matches ? BYTES_SHOWN_NARROW : BYTES_SHOWN);
     const owner = ownerOf(fields, bytes.length);
     const rows: Child[] = [];
     for (let start = 0; start < shown; start += width) {

@@ -18,6 +18,7 @@ const PAGE = 200;
 
 export class MessageList {
   readonly element: HTMLElement;
+  readonly #box: HTMLElement;
   readonly #body = h("tbody", {});
   readonly #more = button("Show more", () => this.#grow());
   readonly #inspector: Inspector;
@@ -30,8 +31,8 @@ export class MessageList {
     this.#newestFirst = newestFirst;
     this.#inspector = new Inspector(emptyText);
     const head = h("thead", {}, h("tr", {}, ...["#", "Time", "Message", "From → to", "Bytes"].map((text) => h("th", { scope: "col" }, text))));
-    this.element = h("div", { class: "messages" },
-      h("div", { class: "list card", tabindex: 0, role: "region", "aria-label": "Messages" }, h("table", {}, head, this.#body), this.#more), this.#inspector.element);
+    this.#box = h("div", { class: "list card", tabindex: 0, role: "region", "aria-label": "Messages" }, h("table", {}, head, this.#body), this.#more);
+    this.element = h("div", { class: "messages" }, this.#box, this.#inspector.element);
     this.show([]);
   }
 
@@ -47,6 +48,7 @@ export class MessageList {
     this.#chosen ??= this.#messages.at(0) ?? null;
     const listed = this.#newestFirst ? this.#messages.slice(-this.#shown).reverse() : this.#messages.slice(0, this.#shown);
     replace(this.#body, ...listed.map((message) => this.#row(message)));
+    this.#box.hidden = listed.length === 0;
     this.#more.hidden = this.#messages.length <= this.#shown;
     this.#inspect();
   }

@@ -29,6 +29,16 @@ interface Entry {
   outcome: Outcome;
 }
 
+/** A bench after everything was done, and the message that left the flight last. */
+interface Performance {
+  bench: Workbench;
+  entries: Entry[];
+  last: { flying: Flying; note: string } | null;
+}
+
+/** What takes a message out of the flight. */
+const ENDS: Partial<Record<Action["do"], string>> = { deliver: "it was delivered", drop: "it was dropped" };
+
 export class PeersPanel {
   readonly element: HTMLElement;
   readonly #crypto: Primitives;
@@ -47,7 +57,7 @@ export class PeersPanel {
   /** what was taken back, the next one last */
   #undone: Action[] = [];
   #scenario: Scenario | null = null;
-  #shown: { flying: Flying; note: string } | null = null;
+  #shown: Performance["last"] = null;
 
   /** @param onChange  what belongs into the address bar now */
   constructor(crypto: Primitives, build: CoreBuild, onChange: (hash: string) => void) {
@@ -65,12 +75,11 @@ export class PeersPanel {
 
   /** As the link says. @throws WasmguardError ERR_ACTION; nothing has changed then */
   load(seed: number, actions: readonly Action[]): void {
-    const { bench, entries } = this.#perform(seed, actions);
-    this.#adopt(bench, entries);
+    this.#adopt(this.#perform(seed, actions));
     this.#undone = [];
     this.#scenario = SCENARIOS.find((scenario) => formatActions(scenario.actions) === formatActions(actions)) ?? null;
     this.#notice.clear();
-    this.#selectNext(null);
+    this.#selectNext(this.#shown?.note);
     this.#render();
   }
 
@@ -80,22 +89,26 @@ export class PeersPanel {
     return actions.length === 0 && seed === 1 ? "" : `seed=${seed}&do=${formatActions(actions)}`;
   }
 
-  #perform(seed: number, actions: readonly Action[]): { bench: Workbench; entries: Entry[] } {
+  #perform(seed: number, actions: readonly Action[]): Performance {
     const bench = new Workbench(this.#crypto, this.#build, seed);
+    let last: Performance["last"] = null;
     const entries = actions.map((action, i): Entry => {
       const text = describeAction(bench, action);
+      const note = ENDS[action.do];
+      if (note !== undefined && "at" in action && bench.flight[action.at]) last = { flying: bench.flight[action.at], note };
       try {
         return { text, outcome: bench.do(action) };
       } catch (error) {
         throw new Error(`Action ${i + 1}: ${messageOf(error)}`, { cause: error });
       }
     });
-    return { bench, entries };
+    return { bench, entries, last };
   }
 
-  #adopt(bench: Workbench, entries: Entry[]): void {
+  #adopt({ bench, entries, last }: Performance): void {
     this.#bench = bench;
     this.#entries = entries;
+    this.#shown = last;
   }
 
   /** One more, by hand. */
@@ -117,15 +130,14 @@ export class PeersPanel {
   /** Which message the glass lies on after an action. */
   #follow(action: Action, before: number): void {
     const { flight } = this.#bench;
-    if (action.do === "deliver") this.#selectNext("it was delivered");
-    else if (action.do === "drop") this.#selectNext("it was dropped");
+    if (ENDS[action.do] !== undefined) this.#selectNext(ENDS[action.do]);
     else if (action.do === "flip") this.#show(action.at);
     else if (flight.length > before) this.#show(before);
     else this.#reshow();
   }
 
   /** What stands first in flight; or what was shown, with a note on where it is now. */
-  #selectNext(note: string | null): void {
+  #selectNext(note: string | undefined): void {
     if (this.#bench.flight.length > 0) this.#show(0);
     else if (this.#shown && note) this.#shown = { ...this.#shown, note };
     else this.#showLast();
@@ -155,11 +167,9 @@ export class PeersPanel {
     const { actions, seed } = this.#bench;
     const kept = actions.slice(0, Math.max(0, actions.length - count));
     this.#undone.push(...actions.slice(kept.length).reverse());
-    const { bench, entries } = this.#perform(seed, kept);
-    this.#adopt(bench, entries);
+    this.#adopt(this.#perform(seed, kept));
     this.#notice.clear();
-    this.#shown = null;
-    this.#selectNext(null);
+    this.#selectNext(this.#shown?.note);
     this.#render();
   }
 
@@ -394,9 +404,11 @@ function arrow(from: Who): string {
   return from === 0 ? "a → b" : "b → a";
 }
 
+const NOUNS: Record<string, string> = { initiation: "initiation", response: "response", cookie: "cookie reply", data: "data message", keepalive: "keepalive" };
+
 function describeAction(bench: Workbench, action: Action): string {
   const flying = "at" in action ? bench.flight[action.at] : undefined;
-  const message = flying ? `the ${describe(flying.bytes)} ${arrow(sideOf(bench, flying.from))}` : "a message";
+  const message = flying ? `the ${NOUNS[describe(flying.bytes)] ?? "damaged message"} ${arrow(sideOf(bench, flying.from))}` : "a message";
   const who = "who" in action ? NAMES[action.who] : "";
   switch (action.do) {
     case "send":

@@ -413,8 +413,17 @@ async function inBrowser(): Promise<void> {
 
   test("nothing is wider than a narrow screen", async () => {
     const other = await openPage(browser, `${servers.true}#seed=1&do=s0.d0.d0`, { viewport: { width: 360, height: 780 } });
+    const { capture, keys } = await makeCapture();
     for (const id of ["peers", "real", "decode", "check"]) {
       await other.page.click(`#tab-${id}`);
+      if (id === "check") {
+        await other.page.click("#run-vectors");
+        await other.page.waitForSelector("#vectors-verdict");
+      } else if (id === "decode") {
+        await other.page.setInputFiles("#capture-file", [{ name: "a.pcapng", mimeType: "", buffer: Buffer.from(capture) }]);
+        await other.page.setInputFiles("#key-file", [{ name: "a.keys", mimeType: "", buffer: Buffer.from(keys) }]);
+        await other.page.waitForSelector("#panel-decode .steps");
+      }
       assert.equal(await other.page.evaluate(() => document.documentElement.scrollWidth), 360, id);
     }
     await other.page.close();
