@@ -27,6 +27,8 @@ const PATIENCE_MS = 5000;
 const STRANGERS_MAX = 64;
 /** what a test may take beyond its time, for what is underway */
 const OVERTIME_MS = 60_000;
+const BIND_TRIES = 20;
+const BIND_PAUSE_MS = 50;
 /** Connections of a connections test that are not closed yet, above one a stream. */
 const LEFT_OVERS = 64;
 
@@ -209,9 +211,7 @@ export class MeasureServer {
   ): Promise<{ port: UdpPort; ready: Promise<void> }> {
     const { localAddress, remoteAddress } = control.stream;
     const { up, down } = streamsOf(plan);
-    const port = await this.#options.network.udp(localAddress!, this.port).catch((error: NodeJS.ErrnoException) => {
-      throw new WasmguardError(error.code ?? "EIO", `the server cannot open UDP port ${this.port}: ${error.code}`);
-    });
+    const port = await this.#bindUdp(localAddress!);
     this.#running = { token: token.toString("hex"), onData: (stream) => void stream.destroy() };
     const ports: number[] = [];
     const answers = plan.kind === "udpLatency" ? new Answers() : null;
@@ -243,6 +243,21 @@ export class MeasureServer {
       };
     }).then(() => void parts.senders.push(...senders));
     return { port, ready };
+  }
+
+  /** Deno 2.9 gives a port back a little after it was closed, and the test before had the same. */
+  async #bindUdp(address: string): Promise<UdpPort> {
+    for (let left = BIND_TRIES; ; left--) {
+      try {
+        return await this.#options.network.udp(address, this.port);
+      } catch (error) {
+        const { code = "EIO" } = error as NodeJS.ErrnoException;
+        if (code !== "EADDRINUSE" || left === 1) {
+          throw new WasmguardError(code, `the server cannot open UDP port ${this.port}: ${code}`, { cause: error });
+        }
+        await new Promise((resolve) => setTimeout(resolve, BIND_PAUSE_MS));
+      }
+    }
   }
 }
 

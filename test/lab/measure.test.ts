@@ -24,7 +24,9 @@ const program = thisProgram("0.0.1-test");
 
 function plan(kind: Kind, change: Partial<Plan> = {}): Plan {
   const length = { tcp: 5000, udp: 500, packets: 32, connections: 1, tcpLatency: 100, udpLatency: 100 }[kind];
-  return { kind, direction: "up", streams: 1, ms: 250, length, rate: kind === "udp" ? 4e6 : kind === "packets" ? 2e6 : 0, ...change };
+  // Few enough that all of a test would fit a socket's buffer: nothing is lost, however long a reader is held up.
+  const rate = kind === "udp" ? 2e6 : kind === "packets" ? 2e5 : 0;
+  return { kind, direction: "up", streams: 1, ms: 250, length, rate, ...change };
 }
 
 const sums = suite("arithmetic of a measurement");
@@ -204,11 +206,24 @@ interface Ends {
   close(): Promise<void>;
 }
 
+/** Ends what a test has left open, so that one that fails does not hold up the rest. */
+const left: (() => unknown)[] = [];
+async function closeLeft(): Promise<void> {
+  for (const close of left.splice(0)) await close();
+}
+
 async function openEnds(serverNet: Network = systemNetwork, clientNet = systemNetwork, host = "127.0.0.1"): Promise<Ends> {
   const events: ServerEvent[] = [];
   const log = (event: ServerEvent): void => void events.push(event);
   const server = await MeasureServer.start({ network: serverNet, address: host, port: 0, program, log });
   const clients: MeasureClient[] = [];
+  let isClosed = false;
+  left.push(() => isClosed || close());
+  async function close(): Promise<void> {
+    isClosed = true;
+    for (const client of clients) client.close();
+    await server.close();
+  }
   return {
     server,
     events,
@@ -217,10 +232,7 @@ async function openEnds(serverNet: Network = systemNetwork, clientNet = systemNe
       clients.push(client);
       return client;
     },
-    async close() {
-      for (const client of clients) client.close();
-      await server.close();
-    },
+    close,
   };
 }
 
@@ -251,6 +263,7 @@ function withoutIntervals({ intervals: _, ...rest }: TestResult): unknown {
 }
 
 const ends = suite("measuring over the loopback");
+ends.after.each(closeLeft);
 
 ends("every test, every way: counts add up, and both ends say the same", async () => {
   const { events, connect, close } = await openEnds();
@@ -288,7 +301,7 @@ ends("a second is a row: of the receiver, and they add up to no more than the to
     const table = new Table(asked, { terminal });
     const text = table.title() + rows.map((row) => table.row(row)).join("") + table.total(result) + formatSummary([result], { terminal });
     assert.equal(text.includes("\x1b") && text.includes("█"), terminal);
-    assert.match(text, /1 up .*\n.*1 down .*Mbit\/s/);
+    assert.match(text, /1 up .*\n.*1 down .*bit\/s/);
     assert.match(text, /all down/);
   }
   await close();
@@ -354,6 +367,7 @@ class LossyWay {
   readonly #target: number;
   readonly #back = new Map<number, UdpSocket>();
   readonly #sockets = new Set<Socket>();
+  #isClosed = false;
   dropped = 0;
   repeated = 0;
   port = 0;
@@ -393,9 +407,12 @@ class LossyWay {
     await new Promise<void>((resolve) => this.#tcp.listen(0, "127.0.0.1", resolve));
     this.port = (this.#tcp.address() as AddressInfo).port;
     await new Promise<void>((resolve) => this.#udp.bind(this.port, "127.0.0.1", resolve));
+    left.push(() => this.close());
   }
 
   close(): void {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
     for (const socket of this.#sockets) socket.destroy();
     for (const socket of this.#back.values()) socket.close();
     this.#udp.close();
@@ -430,7 +447,7 @@ ends("datagrams that are dropped or come twice on the way are told as that", asy
   const client = await MeasureClient.connect({ network, host: "127.0.0.1", port: way.port, program });
   const { up } = (await client.run(plan("udp", { streams: 2, ms: 400 })))!;
   const { sent, received, lost, lostPercent, duplicates } = up!.datagrams!;
-  assert.equal(way.dropped > 10, true, `${way.dropped} were dropped`);
+  assert.equal(way.dropped > 5, true, `${way.dropped} were dropped`);
   assert.deepEqual([lost, duplicates, received], [way.dropped, way.repeated, sent - way.dropped]);
   assert.equal(lostPercent, (way.dropped / sent) * 100);
   assert.equal(up!.receivedBytes, received * 500);
@@ -455,9 +472,11 @@ ends("a request that is lost is lost, and the next one goes on", async () => {
 ends.run();
 
 const tunnels = suite("measuring through tunnels");
+tunnels.after.each(closeLeft);
 
 tunnels("every test from one embedded tunnel to another", async () => {
   const pair = await openPair();
+  left.push(() => pair.close());
   const { server, connect, close } = await openEnds(dialerNetwork(pair.right), dialerNetwork(pair.left), RIGHT);
   const client = await connect();
   assert.equal(client.address, RIGHT);
@@ -473,6 +492,7 @@ tunnels("every test from one embedded tunnel to another", async () => {
 tunnels.run();
 
 const hostile = suite("a server for measurements and those who are no clients");
+hostile.after.each(closeLeft);
 
 async function raw(port: number): Promise<{ socket: Socket; send(message: unknown): void; next(): Promise<Message | null> }> {
   const socket = connect(port, "127.0.0.1");
@@ -513,7 +533,6 @@ hostile("another version, a second client, nonsense: each is told, or left alone
   assert.deepEqual([error.code, /busy/.test(error.message)], ["EBUSY", true]);
   checkWhole((await client.run(plan("tcp")))!);
   client.close();
-  await until("the place to be free", () => true);
   await close();
 });
 
