@@ -3,7 +3,7 @@
 import { existsSync } from "node:fs";
 import { type Browser, chromium, type Page } from "playwright-core";
 
-const PATH = "/usr/bin/chromium";
+export const PATH = "/usr/bin/chromium";
 const FLAGS = [
   "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ];
@@ -13,8 +13,9 @@ export function whyNoChromium(): string | null {
   return existsSync(PATH) ? null : `it needs ${PATH}`;
 }
 
-export function launch(): Promise<Browser> {
-  return chromium.launch({ executablePath: PATH, headless: true, args: FLAGS });
+/** @param executablePath  a script that starts it elsewhere, as in a network namespace */
+export function launch(executablePath = PATH): Promise<Browser> {
+  return chromium.launch({ executablePath, headless: true, args: FLAGS });
 }
 
 export type Options = NonNullable<Parameters<Browser["newPage"]>[0]>;
