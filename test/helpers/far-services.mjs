@@ -1,6 +1,6 @@
-// What the proxy's system test reaches: started in a namespace, behind a peer. Prints "ready" when all listen.
+// What the system tests of proxy and Tunnel reach: started in a namespace, behind a peer. Prints "ready" when all listen.
 //
-//   HTTP 8080   any method: method, URL and SHA-256 of the body
+//   HTTP 8080   any method: method, URL and SHA-256 of the body; a WebSocket that sends back what it gets
 //   TCP 2222    a stream: sends BYTES in bursts with pauses, then the SHA-256 of what it got, and ends
 //   UDP 53      DNS: every A is 192.0.2.53, but names under "here.test" are us
 
@@ -10,6 +10,7 @@ import { createServer as createHttpServer } from "node:http";
 import { createServer } from "node:net";
 import process from "node:process";
 import { decode, encode } from "@leichtgewicht/dns-packet";
+import { WebSocketServer } from "ws";
 
 const [address, bytes] = [process.argv[2], Number(process.argv[3])];
 const BURST = 1 << 20;
@@ -19,6 +20,10 @@ const http = createHttpServer((req, res) => {
   const hash = createHash("sha256");
   req.on("data", (chunk) => hash.update(chunk));
   req.on("end", () => res.end(`${req.method} ${req.url} ${hash.digest("hex")}\n`));
+});
+
+new WebSocketServer({ server: http }).on("connection", (socket) => {
+  socket.on("message", (data, binary) => socket.send(data, { binary }));
 });
 
 const stream = createServer({ allowHalfOpen: true }, (socket) => {
