@@ -29,7 +29,11 @@ export async function openPage(browser: Browser, url: string, options: Options =
     if (message.type() === "error" || message.type() === "warning") complaints.push(message.text());
   });
   page.on("pageerror", (error) => complaints.push(String(error.stack)));
-  page.on("requestfailed", (request) => complaints.push(`failed: ${request.url()}`));
+  page.on("requestfailed", (request) => {
+    const error = request.failure()?.errorText;
+    // What the page itself gave up is no complaint.
+    if (error !== "net::ERR_ABORTED") complaints.push(`${request.url()}: ${error}`);
+  });
   await page.goto(url);
   await page.waitForSelector("[role=tablist]");
   return { page, complaints };

@@ -126,7 +126,7 @@ parts("wasmguard lab serves its files and nothing else, and ends at Ctrl-C", asy
   const post = await fetch(url, { method: "POST", body: "" });
   assert.equal(post.status, 405);
   await post.body!.cancel();
-  child.kill("SIGINT");
+  process.kill(child.pid!, "SIGINT");
   assert.deepEqual(await once(child, "close"), [0, null]);
 });
 
@@ -403,10 +403,17 @@ async function inBrowser(): Promise<void> {
     });
   }
 
-  test("without isolation the bench and the scenarios are there as well", async () => {
+  test("without isolation the same trace, and a bench of the builds that run", async () => {
     const other = await openPage(browser, `${servers.false}#seed=1&do=s0.d0.d0.d0`);
     assert.equal(await other.page.evaluate(() => crossOriginIsolated), false);
     assert.equal(await other.page.getAttribute("#trace-hash", "data-hash"), bench([{ do: "send", who: 0 }, ...Array(3).fill({ do: "deliver", at: 0 })]).sim.trace.hex());
+    await other.page.click("#tab-check");
+    await other.page.click("#run-bench");
+    await other.page.waitForSelector("#speeds figure", { timeout: 20_000 });
+    const [page, ...shared] = await other.page.locator("#speeds tbody tr").allInnerTexts();
+    assert.match(page, /^page\s+[1-9]\d* MB\/s\s+[1-9]\d*\/s/);
+    assert.equal(shared.length, 2);
+    for (const row of shared) assert.match(row, /[1-9]\d* MB\/s|does not run here/);
     assert.deepEqual(other.complaints, []);
     await other.page.close();
   });
