@@ -3,6 +3,10 @@
 
 import assert from "node:assert/strict";
 import { createSocket, type RemoteInfo, type Socket as UdpSocket } from "node:dgram";
+import { spawn } from "node:child_process";
+import { basename } from "node:path";
+import process from "node:process";
+import { fileURLToPath } from "node:url";
 import { connect, createServer, type AddressInfo, type Server, type Socket } from "node:net";
 import { suite } from "uvu";
 import { Arrivals } from "../../host/measure/arrivals.ts";
@@ -26,7 +30,7 @@ function plan(kind: Kind, change: Partial<Plan> = {}): Plan {
   const length = { tcp: 5000, udp: 500, packets: 32, connections: 1, tcpLatency: 100, udpLatency: 100 }[kind];
   // Few enough that all of a test would fit a socket's buffer: nothing is lost, however long a reader is held up.
   const rate = kind === "udp" ? 2e6 : kind === "packets" ? 2e5 : 0;
-  return { kind, direction: "up", streams: 1, ms: 250, length, rate, ...change };
+  return { kind, direction: "up", streams: 1, ms: 150, length, rate, ...change };
 }
 
 const sums = suite("arithmetic of a measurement");
@@ -626,3 +630,87 @@ hostile("the server goes away in the middle of a test: an error, and no waiting"
 });
 
 hostile.run();
+
+const CLI = process.env.WASMGUARD_CLI || fileURLToPath(new URL("../../dist/cli.js", import.meta.url));
+const isDeno = basename(process.execPath).startsWith("deno");
+const RUNTIME = isDeno ? ["run", "--no-prompt", "--allow-net", "--allow-read", CLI] : [CLI];
+
+interface Run {
+  out: string;
+  err: string;
+  code: number | null;
+  signal(): void;
+}
+
+function bench(...args: string[]): Run {
+  const child = spawn(process.execPath, [...RUNTIME, "bench", ...args]);
+  // By its id: Deno's kill() would make the signal the reason of the end.
+  const run: Run = { out: "", err: "", code: null, signal: () => void process.kill(child.pid!, "SIGINT") };
+  child.stdout.on("data", (chunk) => (run.out += chunk));
+  child.stderr.on("data", (chunk) => (run.err += chunk));
+  child.on("close", (code) => (run.code = code ?? -1));
+  left.push(() => run.code === null && child.kill("SIGKILL"));
+  return run;
+}
+
+const ended = (run: Run): Promise<void> => until("the command to end", () => run.code !== null, 15_000);
+
+const command = suite("wasmguard bench");
+command.after.each(closeLeft);
+
+command("a server, JSON, plain lines, Ctrl-C on both", async () => {
+  const server = bench("--server", "--listen", "127.0.0.1:0");
+  await until("the server's port", () => /listening on 127\.0\.0\.1:\d+\n/.test(server.out) || server.code !== null);
+  const at = /127\.0\.0\.1:\d+/.exec(server.out)?.[0] ?? server.err;
+
+  const json = bench(at, "--tcp", "--rate", "8", "--seconds", "1", "--json");
+  await ended(json);
+  assert.deepEqual([json.code, json.err], [0, ""]);
+  const { tests, startedAt, ...head } = JSON.parse(json.out);
+  const { version, protocol } = head.server;
+  assert.match(version, /^\d+\.\d+\.\d+/);
+  assert.equal(protocol, PROTOCOL);
+  assert.deepEqual(head, {
+    wasmguard: "bench", schema: 1, host: "127.0.0.1", port: Number(at.split(":")[1]), address: "127.0.0.1", through: "system",
+    client: head.server, server: head.server, interrupted: false, error: null,
+  });
+  assert.equal(Number.isNaN(Date.parse(startedAt)), false);
+  assert.equal(tests.length, 1);
+  checkWhole(tests[0]);
+
+  const long = bench(at, "--all", "--rate", "1", "--seconds", "600");
+  await until("two rows", () => / 2 .*bit\/s/.test(long.out));
+  long.signal();
+  await ended(long);
+  assert.equal(long.code, 130, long.err);
+  assert.match(long.out, /\n +all .*bit\/s\n/);
+  assert.equal(long.out.includes("\x1b"), false);
+
+  server.signal();
+  await ended(server);
+  assert.equal(server.code, 0, server.err);
+  assert.match(server.out, /127\.0\.0\.1 {2}TCP to the server, .*at 8\.00 Mbit\/s, 1 s: /);
+});
+
+command("wrong usage is 2, what cannot be reached is 1, with the reason", async () => {
+  const cases: [string[], number, RegExp][] = [
+    [[], 2, /bench needs a HOST, or --server/],
+    [["a", "b"], 2, /unexpected argument "b"/],
+    [["a:99999"], 2, /"a:99999" is not HOST or HOST:PORT/],
+    [["a", "--reverse", "--both"], 2, /choose one/],
+    [["a", "--streams", "65"], 2, /--streams 65 is not in 1\.\.64/],
+    [["a", "--udp", "--length", "8"], 2, /a datagram has 16\.\.65507/],
+    [["--server", "--udp"], 2, /--udp is the client's to say/],
+    [["--server", "--listen", "x"], 2, /"x" is not ADDRESS:PORT/],
+    [["127.0.0.1:1"], 1, /Cannot reach 127\.0\.0\.1:1: nobody listens there/],
+    [["127.0.0.1", "--conf", "/nonexistent.conf"], 1, /Cannot read --conf \/nonexistent\.conf: ENOENT/],
+  ];
+  const runs = cases.map(([args]) => bench(...args));
+  for (const [i, [args, code, reason]] of cases.entries()) {
+    await ended(runs[i]);
+    assert.match(runs[i].err, reason);
+    assert.equal(runs[i].code, code, args.join(" "));
+  }
+});
+
+command.run();
