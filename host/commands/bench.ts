@@ -92,8 +92,9 @@ Ctrl-C prints what there is so far. Exit code: 0 done, 1 it failed, 2 wrong usag
 };
 
 async function serve(values: Values): Promise<void> {
-  for (const name of Object.keys(values) as (keyof Values)[]) {
-    if (!["server", "listen", "conf"].includes(name)) throw new UsageError(`--${name} is the client's to say, not the server's`);
+  for (const name of Object.keys(values)) {
+    if (["server", "listen", "conf"].includes(name)) continue;
+    throw new UsageError(`--${name} is the client's to say, not the server's`);
   }
   const listen = values.listen === undefined ? { host: undefined, port: DEFAULT_PORT } : readListen(values.listen);
   const { network, close } = await openNetwork(values.conf);
@@ -115,8 +116,8 @@ async function serve(values: Values): Promise<void> {
   }).catch(async (error: NodeJS.ErrnoException) => {
     await close();
     const where = formatWhere(listen.host ?? "all addresses", listen.port);
-    const why = error.code === "EADDRINUSE" ? "the port is in use" : error.code === "EADDRNOTAVAIL" ? "that is no address of ours" : error.message;
-    throw new WasmguardError(error.code ?? "EIO", `Cannot listen on ${where}: ${why}`);
+    const words: Record<string, string> = { EADDRINUSE: "the port is in use", EADDRNOTAVAIL: "that is no address of ours" };
+    throw new WasmguardError(error.code ?? "EIO", `Cannot listen on ${where}: ${words[error.code ?? ""] ?? error.message}`);
   });
   const stop = async (): Promise<void> => {
     await Promise.race([server.close(), new Promise((resolve) => setTimeout(resolve, 500))]);

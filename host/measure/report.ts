@@ -34,13 +34,15 @@ export class Table {
   }
 
   title(): string {
-    return `${bold(describePlan(this.#plan), this.#style)}\n${dim(this.#line("second", HEADS[shapeOf(this.#plan)]), this.#style)}\n`;
+    const heads = this.#line("second", HEADS[shapeOf(this.#plan)]);
+    return `${bold(describePlan(this.#plan), this.#style)}\n${dim(heads, this.#style)}\n`;
   }
 
   row(row: IntervalResult): string {
     return sides(row)
       .map(([way, interval]) => {
-        const rate = perSecond(isFlow(this.#plan.kind) && this.#plan.kind !== "packets" ? interval.bytes : interval.count, interval.ms);
+        const { bytes: received, count, ms } = interval;
+        const rate = perSecond(shapeOf(this.#plan) === "stream" ? received : count, ms);
         this.#most = Math.max(this.#most, rate);
         const name = `${row.second}${this.#plan.direction === "both" ? ` ${way}` : ""}`;
         const bar = this.#style.terminal ? `  ${barOf(rate / (this.#most || 1))}` : "";
@@ -61,7 +63,7 @@ export class Table {
       lines.push(...exchangeNotes(result.exchanges));
     }
     const { client, server } = result.cpuPercent;
-    lines.push(`${"".padStart(FIRST_WIDTH)}  ${dim(`processor: ${client.toFixed(0)} % here, ${server.toFixed(0)} % there`, this.#style)}`);
+    lines.push(note(dim(`processor: ${client.toFixed(0)} % here, ${server.toFixed(0)} % there`, this.#style)));
     return `${lines.join("\n")}\n`;
   }
 
@@ -152,7 +154,8 @@ function exchangeCells({ done, perSecond: rate, lost, times }: Exchanges): strin
 function flowNotes({ sentBytes, receivedBytes, datagrams, errors, bytesByStream }: Flow): string[] {
   const notes: string[] = [];
   if (!datagrams && sentBytes !== receivedBytes) {
-    notes.push(`${bytes(sentBytes)} were sent: ${bytes(Math.max(0, sentBytes - receivedBytes))} did not arrive in time`);
+    const missing = Math.max(0, sentBytes - receivedBytes);
+    notes.push(`${bytes(sentBytes)} were sent: ${bytes(missing)} did not arrive in time`);
   }
   if (datagrams?.reordered) notes.push(`${thousands(datagrams.reordered)} out of order`);
   if (datagrams?.duplicates) notes.push(`${thousands(datagrams.duplicates)} came twice`);
@@ -169,7 +172,9 @@ function exchangeNotes({ times, errors, done, answered }: Exchanges): string[] {
         `p99.9 ${time(p999Ms)}  max ${time(maxMs)}`,
     );
   }
-  if (answered > done) notes.push(`the server answered ${thousands(answered)}: ${thousands(answered - done)} answers did not come in time`);
+  if (answered > done) {
+    notes.push(`the server answered ${thousands(answered)}: ${thousands(answered - done)} answers did not come in time`);
+  }
   return [...notes, ...errorNotes(errors)].map(note);
 }
 
@@ -220,8 +225,8 @@ function scaled(value: number, units: readonly string[]): string {
     left /= 1000;
     unit++;
   }
-  const figures = unit === 0 && Number.isInteger(left) ? String(left) : left >= 99.95 ? left.toFixed(0) : left >= 9.995 ? left.toFixed(1) : left.toFixed(2);
-  return `${figures} ${units[unit]}`;
+  if (unit === 0 && Number.isInteger(left)) return `${left} ${units[0]}`;
+  return `${left.toFixed(left >= 99.95 ? 0 : left >= 9.995 ? 1 : 2)} ${units[unit]}`;
 }
 
 export function bits(perSecond: number): string {
