@@ -153,8 +153,20 @@ export class HttpProxy implements Service {
     };
     up.on("error", fail);
     up.on("continue", () => res.writeContinue());
+    const giveUp = () => {
+      up.off("error", fail).on("error", () => {});
+      up.destroy();
+      fail(Object.assign(new Error("an answer that is none"), { code: "EPROTO" }));
+    };
+    up.on("upgrade", giveUp); // nobody asked for it
     up.on("response", (answered) => {
-      res.writeHead(answered.statusCode ?? 502, answered.statusMessage, forwarded(answered.rawHeaders));
+      try {
+        res.writeHead(answered.statusCode ?? 502, answered.statusMessage, forwarded(answered.rawHeaders));
+      } catch {
+        // The parser takes a status of 99, and words with control characters; writeHead does not.
+        answered.on("error", () => {});
+        return giveUp();
+      }
       answered.on("data", (chunk: Uint8Array) => (tally.receivedBytes += chunk.length));
       answered.on("error", fail);
       answered.pipe(res);

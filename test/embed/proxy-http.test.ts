@@ -365,6 +365,19 @@ wire("a kept connection that the server closes meanwhile: asked again, once", as
   assert.equal(count, 3);
 });
 
+wire("an answer that no server may give is a 502, and nobody's end", async () => {
+  const answers = ["200 \u0001OK", "099 X", "000 X", "101 Other\r\nConnection: upgrade\r\nUpgrade: x"];
+  for (const answer of answers) {
+    const port = await world.serve((socket) => {
+      socket.on("data", () => socket.write(`HTTP/1.1 ${answer}\r\nContent-Length: 2\r\n\r\nhi`));
+    });
+    const client = new Raw(running.port("http"));
+    client.send(`GET http://127.0.0.1:${port}/ HTTP/1.1\r\nHost: a\r\n\r\n`);
+    assert.match(await client.readUntil("\r\n\r\n"), /^HTTP\/1\.1 502 /, JSON.stringify(answer));
+    client.close();
+  }
+});
+
 wire.run();
 
 const guarded = suite("http proxy: login, TLS, limits");
