@@ -17,6 +17,9 @@ const HOP_BY_HOP = [
 /** Our pseudonym: a Via with our address would tell the far end about this side. */
 const VIA = "1.1 wasmguard";
 
+/** What says how long a message is and whose: no Connection field takes these away, or a body becomes the next request. */
+const NEVER_NAMED = ["close", "content-length", "host"];
+
 export interface HeaderOptions {
   /** keep Connection and Upgrade: the message changes the protocol */
   upgrade?: boolean;
@@ -25,9 +28,12 @@ export interface HeaderOptions {
 /** The fields that go on to the other side. */
 export function forwarded(raw: readonly string[], { upgrade = false }: HeaderOptions = {}): string[] {
   const named = namedByConnection(raw);
+  // RFC 9112 §6.3: of the two lengths the chunks count, and the other one must not go on.
+  const isChunked = values(raw, "transfer-encoding").length > 0;
   const kept: string[] = [];
   for (let i = 0; i < raw.length; i += 2) {
     const name = raw[i].toLowerCase();
+    if (isChunked && name === "content-length") continue;
     if (upgrade && (name === "upgrade" || named.has(name))) {
       if (!HOP_BY_HOP.includes(name) || name === "upgrade") kept.push(raw[i], raw[i + 1]);
     } else if (!HOP_BY_HOP.includes(name) && !named.has(name) && name !== "via") {
@@ -77,5 +83,5 @@ function values(raw: readonly string[], name: string): string[] {
 
 function namedByConnection(raw: readonly string[]): Set<string> {
   const names = values(raw, "connection").join(",").split(",");
-  return new Set(names.map((name) => name.trim().toLowerCase()).filter((name) => name !== "" && name !== "close"));
+  return new Set(names.map((name) => name.trim().toLowerCase()).filter((name) => name !== "" && !NEVER_NAMED.includes(name)));
 }

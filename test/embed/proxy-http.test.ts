@@ -247,8 +247,17 @@ wire("the body of a GET stays a body: no smuggling", async () => {
       `Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n`,
   );
   assert.ok((await third.rest()).toString().startsWith("HTTP/1.1 400 "), "both lengths");
-  assert.deepEqual(urls, ["GET /1", "GET /2"]);
-  for (const each of [client, second, third]) each.close();
+  const fourth = new Raw(running.port("http"));
+  fourth.send(
+    `GET http://127.0.0.1:${port}/4 HTTP/1.1\r\nHost: a\r\nConnection: Content-Length\r\n` +
+      `Content-Length: ${inner.length}\r\n\r\n${inner}`,
+  );
+  await fourth.readUntil("\r\n\r\n");
+  await sleep(50);
+  assert.deepEqual(urls, ["GET /1", "GET /2", "GET /4"]);
+  const both = ["Content-Length", "3", "Transfer-Encoding", "chunked"];
+  assert.deepEqual(forwarded(both), ["Via", "1.1 wasmguard"]);
+  for (const each of [client, second, third, fourth]) each.close();
 });
 
 wire("what is wrong gets a status and a plain reason", async () => {
