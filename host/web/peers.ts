@@ -23,6 +23,9 @@ const TIMER_TEXT: Record<TimerName, string> = {
 const TIMELINE_MAX_S = 900;
 const TICKS_S = [1, 10, 60, 540];
 
+/** the newest */
+const HISTORY_SHOWN = 300;
+
 /** Something that was done, in words. */
 interface Entry {
   text: string;
@@ -49,7 +52,7 @@ export class PeersPanel {
   readonly #scenarios = h("div", { class: "scenarios", role: "group", "aria-label": "Scenarios" });
   readonly #story = h("p", { class: "story" });
   readonly #stage = h("div", { class: "stage" });
-  readonly #news = h("div", { class: "news card", role: "status", "aria-live": "polite" });
+  readonly #news = h("div", { class: "news card", tabindex: -1, role: "status", "aria-live": "polite" });
   readonly #time = h("div", { class: "bar" });
   readonly #history = h("section", { class: "history card", "aria-label": "What was done" });
   #bench: Workbench;
@@ -125,6 +128,8 @@ export class PeersPanel {
     this.#undone = [];
     this.#follow(action, before);
     this.#render();
+    // What was pressed may be gone, as with the last message in flight: the keyboard goes on at what came of it.
+    if (document.activeElement === document.body) this.#news.focus({ preventScroll: true });
   }
 
   /** Which message the glass lies on after an action. */
@@ -342,7 +347,7 @@ export class PeersPanel {
         }, { class: "link", "data-key": `sent${number}` });
       });
       return h("li", {}, h("span", { class: "muted mono" }, formatSeconds(outcome.time - START_NS)), h("div", {}, h("p", { class: "did" }, text), results(outcome), sent.length > 0 ? h("p", {}, "→ sent ", ...sent.flatMap((each, i) => (i > 0 ? [", ", each] : [each]))) : null));
-    }).reverse();
+    }).slice(-HISTORY_SHOWN).reverse();
     replace(this.#history,
       h("header", {}, h("h3", {}, "What was done"), h("p", { class: "muted mono", id: "trace-hash", "data-hash": trace.hex() }, `trace: ${trace.count} events, ${trace.hex()}`)),
       items.length > 0 ? h("ol", {}, ...items) : h("p", { class: "muted" }, "Nothing yet. The newest will stand first."));

@@ -14,6 +14,7 @@ import process from "node:process";
 import { fileURLToPath } from "node:url";
 import type { Browser, Page } from "playwright-core";
 import { suite } from "uvu";
+import { WebSocketServer } from "ws";
 import { formatKeys } from "../../host/capture/keylog.ts";
 import { fileHeader, join as concat, packetBlock } from "../../host/capture/pcapng.ts";
 import { Primitives } from "../../host/capture/primitives.ts";
@@ -402,6 +403,43 @@ async function inBrowser(): Promise<void> {
       }
     });
   }
+
+  test("a relay that is hostile: whatever it sends is refused, named, and borne", async () => {
+    const hostile = new WebSocketServer({ port: 0, host: "127.0.0.1" });
+    await once(hostile, "listening");
+    let started = 0;
+    hostile.on("connection", (socket) => {
+      socket.on("error", () => {});
+      socket.on("message", (message: Buffer) => {
+        started++;
+        socket.send("text, and no datagram");
+        socket.send(new Uint8Array(0));
+        socket.send(new Uint8Array(70_000));
+        for (const type of [0, 1, 2, 3, 4, 255]) for (const length of [1, 4, 32, 64, 92, 148, 1500]) socket.send(new Uint8Array(length).fill(type, 0, 1));
+        socket.send(message); // its own initiation
+        const changed = new Uint8Array(message);
+        changed[20] ^= 1;
+        socket.send(changed);
+      });
+    });
+    const other = await openPage(browser, `${servers.true}#tab=real`);
+    const key = encodeBase64Key(generatePrivateKey());
+    await other.page.fill("#conf", `[Interface]\nPrivateKey = ${key}\nAddress = 10.9.0.2/32\n[Peer]\nPublicKey = ${encodeBase64Key(crypto.publicKey(generatePrivateKey()))}\nEndpoint = vpn.example:51820\nAllowedIPs = 0.0.0.0/0\n`);
+    await other.page.fill("#relay", `ws://127.0.0.1:${(hostile.address() as AddressInfo).port}`);
+    await other.page.click("#connect");
+    await other.page.waitForFunction(() => ["badType", "badLength", "badMac1", "EPROTO", "EMSGSIZE"].every((name) => document.querySelector("#peer-state")!.textContent!.includes(name)));
+    assert.ok(started >= 1, "nothing came to the relay");
+    assert.match(await other.page.innerText("#panel-real tbody"), /us → vpn\.example:51820/);
+    await other.page.click('#panel-real .list tbody tr:nth-child(2) button');
+    assert.match(await other.page.innerText("#panel-real .inspector"), /Message \d+/);
+    await other.page.fill("#get-url", "http://10.9.0.1/");
+    await other.page.click("#disconnect");
+    await other.page.waitForFunction(() => document.querySelector("#peer-state")!.textContent!.includes("not connected"));
+    assert.deepEqual(other.complaints, []);
+    await other.page.close();
+    for (const client of hostile.clients) client.terminate();
+    hostile.close();
+  });
 
   test("without isolation the same trace, and a bench of the builds that run", async () => {
     const other = await openPage(browser, `${servers.false}#seed=1&do=s0.d0.d0.d0`);
