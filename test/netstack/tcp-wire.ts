@@ -340,6 +340,8 @@ export class Wire {
   options: WireOptions;
   /** decides about each packet: true = it is lost */
   filter: (seen: Seen) => boolean = () => false;
+  /** how much later than the others a packet comes, ms */
+  delay: (seen: Seen) => number = () => 0;
   carried = 0;
   /** when each direction's bottleneck is free again */
   private readonly freeAt = new Map<Host, number>();
@@ -376,7 +378,7 @@ export class Wire {
     if (this.filter(seen) || this.random() < loss) return;
     const copies = this.random() < duplicate ? 2 : 1;
     for (let i = 0; i < copies; i++) {
-      let late = delayMs + this.queue(from, packet.length);
+      let late = delayMs + this.queue(from, packet.length) + this.delay(seen);
       if (late === Infinity) return;
       if (this.random() < reorder) late += delayMs * (0.2 + this.random());
       let bytes = packet;

@@ -26,7 +26,7 @@ import { Sender, type Transmitter } from "./sender.ts";
 import { toOffset, toWire } from "./sequence.ts";
 import type { TableEntry } from "./table.ts";
 import type { TimeWaitEntry } from "./time-wait.ts";
-import { DELAYED_ACK, FIN_WAIT, KEEPALIVE, PERSIST, PROBE, REORDER, RETRANSMIT, Timers } from "./timers.ts";
+import { DELAYED_ACK, FIN_WAIT, KEEPALIVE, PERSIST, PROBE, REORDER, REPORT, RETRANSMIT, Timers } from "./timers.ts";
 
 /** What a connection needs of its layer. */
 export interface Home {
@@ -330,6 +330,7 @@ export class Connection implements TcpConnection, TableEntry<Connection>, Transm
     const { sender } = this;
     this.phase = "established";
     sender.established(sequence, 1, window);
+    this.receiver.established(sender.rto.smoothed);
     if (sender.timeouts > 0) sender.rto.restart(RTO_AFTER_SYN_LOSS_MS);
     if (sender.timeouts > 1) sender.congestion.window = sender.mss; // RFC 5681 §3.1
     this.timers.clear(RETRANSMIT);
@@ -664,6 +665,7 @@ export class Connection implements TcpConnection, TableEntry<Connection>, Transm
         if (this.sender.persistExpired(now)) this.failWith("ETIMEDOUT", "timed out: the window stays closed");
         return;
       case DELAYED_ACK:
+      case REPORT:
         this.receiver.ackNow = true;
         return;
       case KEEPALIVE:

@@ -71,6 +71,14 @@ export const PEER_ACK_DELAY_MS = 200;
 export const PROBE_SLACK_MS = 2;
 /** RFC 9293 §3.8.6.3 wants < 500 */
 export const ACK_DELAY_MS = 40;
+/**
+ * What only lengthens the last run ahead of a gap is reported together: for a part of the least round trip, at most so
+ * long, and so many segments. In a shorter round trip nothing is held: the hosts' timers count in whole ms.
+ */
+export const REPORT_DELAY_PART = 1 / 20;
+export const REPORT_DELAY_MAX_MS = 1;
+export const REPORT_MAX_COUNT = 44;
+export const REPORT_RTT_MIN_MS = 4;
 /** Segments acknowledged at once when a connection begins: slow start lives of ACKs */
 export const QUICK_ACK_COUNT = 16;
 /** RFC 9293 §3.8.6.1: between two probes of a zero window */

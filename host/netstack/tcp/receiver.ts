@@ -4,16 +4,21 @@
 // all before it is accepted. On the wire the window counts units of 2^shift: it is rounded up where rounding down would
 // take back some bytes, so the buffer may exceed its capacity by WINDOW_ROUNDING_MAX; only then is it rounded down (RFC
 // 7323 §2.4 allows that).
+//
+// RFC 5681 §4.2 wants an ACK at once for each segment out of order, for the sake of a sender that counts them to three.
+// One with SACK needs the news only: that a gap opened, closed or shrank, and the first three. What merely lengthens the
+// last run waits for a moment and is reported together. An ACK for each was rejected: where the way reorders it costs as
+// much as the data, and ends the slow start of a sender that looks at the spacing of ACKs (HyStart) too soon.
 
 import type { Budget } from "./budget.ts";
 import {
-  ACK_DELAY_MS, DEFAULT_MSS_IPV4, INITIAL_BUFFER, QUICK_ACK_COUNT, RECEIVE_BUFFER_MAX, TIMESTAMP_VALID_MS,
-  WINDOW_ROUNDING_MAX,
+  ACK_DELAY_MS, DEFAULT_MSS_IPV4, DUPLICATE_THRESHOLD, INITIAL_BUFFER, QUICK_ACK_COUNT, RECEIVE_BUFFER_MAX,
+  REPORT_DELAY_MAX_MS, REPORT_DELAY_PART, REPORT_MAX_COUNT, REPORT_RTT_MIN_MS, TIMESTAMP_VALID_MS, WINDOW_ROUNDING_MAX,
 } from "./constants.ts";
 import { ReceiveBuffer } from "./receive-buffer.ts";
 import { SACK_BLOCK_MAX_COUNT, type Segment } from "./segment.ts";
 import { difference, toWire } from "./sequence.ts";
-import { DELAYED_ACK, type Timers } from "./timers.ts";
+import { DELAYED_ACK, REPORT, type Timers } from "./timers.ts";
 
 const FIELD_MAX = 65_535;
 /** RFC 7323 §4.1 leaves the filter open; the weight of a new sample of the reader's round trip */
@@ -54,6 +59,11 @@ export class Receiver {
   /** what came twice, for RFC 2883; none if start = end */
   private repeatedStart = 0;
   private repeatedEnd = 0;
+  /** segments ahead of a gap since `nxt` was what `aheadOf` is, up to DUPLICATE_THRESHOLD */
+  private ahead = 0;
+  private aheadOf = 0;
+  /** segments ahead of a gap that wait to be reported */
+  private unreported = 0;
   private readonly starts: number[] = [];
   private readonly ends: number[] = [];
   private readonly edges = new Uint32Array(2 * SACK_BLOCK_MAX_COUNT);
@@ -62,6 +72,8 @@ export class Receiver {
   private roundBytes = 0;
   private bestBytes: number = INITIAL_BUFFER / 2;
   private rtt = 0;
+  /** the least sample, the handshake's too, ms; 0 = none */
+  private leastRtt = 0;
 
   constructor(timers: Timers, budget: Budget, mss: number) {
     this.timers = timers;
@@ -155,7 +167,7 @@ export class Receiver {
       if (segment.payloadLen > 0 || hasFin) this.ackNow = true;
       return false;
     }
-    if (start > buffer.next) return this.takeAhead(segment.bytes, start, from, to);
+    if (start > buffer.next) return this.takeAhead(segment.bytes, start, from, to, now);
     const before = buffer.next;
     const filled = buffer.append(segment.bytes, from, to);
     const len = buffer.next - before;
@@ -175,11 +187,33 @@ export class Receiver {
   }
 
   /** @returns whether it was refused */
-  private takeAhead(bytes: Uint8Array, start: number, from: number, to: number): boolean {
-    this.ackNow = true; // RFC 5681 §4.2
-    const isNew = this.buffer.insert(start, bytes, from, to);
+  private takeAhead(bytes: Uint8Array, start: number, from: number, to: number, now: number): boolean {
+    const { buffer } = this;
+    const lengthens = buffer.hasGap && start === buffer.lastEnd;
+    const isNew = buffer.insert(start, bytes, from, to);
     if (isNew === false) this.reportRepeated(start, start + (to - from));
+    if (this.aheadOf !== buffer.next) {
+      this.aheadOf = buffer.next;
+      this.ahead = 0;
+    }
+    if (lengthens && this.ahead >= DUPLICATE_THRESHOLD) this.scheduleReport(now);
+    else this.ackNow = true; // RFC 5681 §4.2
+    if (this.ahead < DUPLICATE_THRESHOLD) this.ahead++;
     return isNew === null;
+  }
+
+  private scheduleReport(now: number): void {
+    const holds = this.sackPermitted && this.leastRtt >= REPORT_RTT_MIN_MS;
+    if (!holds || ++this.unreported > REPORT_MAX_COUNT) {
+      this.ackNow = true;
+    } else if (!this.timers.isSet(REPORT)) {
+      this.timers.set(REPORT, now + Math.min(REPORT_DELAY_MAX_MS, this.leastRtt * REPORT_DELAY_PART));
+    }
+  }
+
+  private forgetReport(): void {
+    this.unreported = 0;
+    this.timers.clear(REPORT);
   }
 
   private reportRepeated(start: number, end: number): void {
@@ -230,13 +264,16 @@ export class Receiver {
     this.unacknowledged = 0;
     this.timers.clear(DELAYED_ACK);
     // Gaps are reported by a pure ACK: a segment with data has no room for blocks.
-    if (!this.buffer.hasGap && this.repeatedEnd === 0) this.ackNow = false;
+    if (this.buffer.hasGap || this.repeatedEnd > 0) return;
+    this.ackNow = false;
+    this.forgetReport();
   }
 
   /** Call after an ACK with its SACK blocks was sent. */
   reportSent(): void {
     this.repeatedStart = this.repeatedEnd = 0;
     this.ackNow = false;
+    this.forgetReport();
   }
 
   /** RFC 2018 §4, RFC 2883. @returns how many blocks `sackEdges` holds then */
@@ -266,9 +303,15 @@ export class Receiver {
     return bytes;
   }
 
+  /** Call when the handshake is done. @param rtt  of it, ms; 0 = unknown */
+  established(rtt: number): void {
+    this.leastRtt = rtt;
+  }
+
   /** A sample of the sender's round trip, ms */
   measure(rtt: number): void {
     const sample = Math.max(rtt, RTT_MIN_MS);
+    if (this.leastRtt === 0 || sample < this.leastRtt) this.leastRtt = sample;
     this.rtt = this.rtt === 0 ? sample : this.rtt + RTT_GAIN * (sample - this.rtt);
   }
 

@@ -19,7 +19,9 @@ export const DELAYED_ACK = 4;
 export const KEEPALIVE = 5;
 /** FIN_WAIT_2 that nobody reads */
 export const FIN_WAIT = 6;
-const KIND_COUNT = 7;
+/** RFC 5681 §4.2: a report of what is ahead of a gap, held back */
+export const REPORT = 7;
+const KIND_COUNT = 8;
 
 export class Timers {
   private readonly clock: StackClock;
