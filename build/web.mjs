@@ -12,7 +12,15 @@ export async function buildWeb() {
   const target = join(root, "dist/lab");
   // Written last, so that it tells of a whole build.
   const last = join(target, "vectors.json");
-  const sources = newest("host", "assembly/abi.ts", "assembly/protocol.ts", "build/web.mjs", "test/vectors", "package-lock.json", ...wasm.map((name) => `dist/${name}`));
+  const sources = newest(
+    "host",
+    "assembly/abi.ts",
+    "assembly/protocol.ts",
+    "build/web.mjs",
+    "test/vectors",
+    "package-lock.json",
+    ...wasm.map((name) => `dist/${name}`),
+  );
   if (existsSync(last) && statSync(last).mtimeMs >= sources) return;
   mkdirSync(target, { recursive: true });
   await build({
@@ -42,13 +50,24 @@ function readVectors() {
     groups(name)
       .filter((group) => group.ivSize === ivSize)
       .flatMap(({ tests }) => tests)
-      .map(({ tcId: id, key, iv, aad, msg, ct, tag, result }) => ({ id, key, iv, aad, msg, ct, tag, valid: result === "valid" }));
+      .map(({ tcId: id, key, iv, aad, msg, ct, tag, result }) => ({
+        id,
+        key,
+        iv,
+        aad,
+        msg,
+        ct,
+        tag,
+        valid: result === "valid",
+      }));
   return {
     aead: sealed("wycheproof_chacha20_poly1305.json", 96),
     xaead: sealed("wycheproof_xchacha20_poly1305.json", 192),
     x25519: groups("wycheproof_x25519.json")
       .flatMap(({ tests }) => tests)
       .map(({ tcId: id, private: scalar, public: point, shared }) => ({ id, private: scalar, public: point, shared })),
-    blake2s: [...read("blake2s-kat.txt").matchAll(/^in:\t(.*)\nkey:\t(.*)\nhash:\t(.*)$/gm)].map(([, input, key, hash]) => ({ in: input, key, hash })),
+    blake2s: [...read("blake2s-kat.txt").matchAll(/^in:\t(.*)\nkey:\t(.*)\nhash:\t(.*)$/gm)].map(
+      ([, input, key, hash]) => ({ in: input, key, hash }),
+    ),
   };
 }

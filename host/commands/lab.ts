@@ -14,7 +14,11 @@ import { listenAddress } from "./listen.ts";
 const DEFAULT_LISTEN = "127.0.0.1:0";
 
 const TYPES: Record<string, string> = {
-  ".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8", ".json": "application/json", ".wasm": "application/wasm",
+  ".html": "text/html; charset=utf-8",
+  ".js": "text/javascript; charset=utf-8",
+  ".css": "text/css; charset=utf-8",
+  ".json": "application/json",
+  ".wasm": "application/wasm",
 };
 
 // The relay can be anywhere, so connect-src is wide; nothing else is.
@@ -27,7 +31,9 @@ const HEADERS: Record<string, string> = {
 };
 /** What makes a page cross-origin isolated: shared memory, finer clocks. */
 const ISOLATION: Record<string, string> = {
-  "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp", "Cross-Origin-Resource-Policy": "same-origin",
+  "Cross-Origin-Opener-Policy": "same-origin",
+  "Cross-Origin-Embedder-Policy": "require-corp",
+  "Cross-Origin-Resource-Policy": "same-origin",
 };
 
 export const command: Command = {
@@ -65,25 +71,36 @@ export function labServer({ isolated }: { isolated: boolean }): Server {
     const allowed = request.method === "GET" || request.method === "HEAD";
     const status = !allowed ? 405 : body ? 200 : 404;
     response.writeHead(status, {
-      ...HEADERS, ...(isolated ? ISOLATION : {}), "Content-Type": status === 200 ? (TYPES[extname(name)] ?? "application/octet-stream") : "text/plain; charset=utf-8",
+      ...HEADERS,
+      ...(isolated ? ISOLATION : {}),
+      "Content-Type":
+        status === 200 ? (TYPES[extname(name)] ?? "application/octet-stream") : "text/plain; charset=utf-8",
       ...(status === 200 ? { "Content-Length": String(body!.length) } : {}),
     });
-    response.end(request.method === "HEAD" ? undefined : status === 200 ? body : status === 404 ? "Not found\n" : "GET only\n");
+    response.end(
+      request.method === "HEAD" ? undefined : status === 200 ? body : status === 404 ? "Not found\n" : "GET only\n",
+    );
   });
 }
 
 function readFiles(): Map<string, Buffer> {
-  const folder = fileURLToPath(new URL(import.meta.url.endsWith(".ts") ? "../../dist/lab/" : "./lab/", import.meta.url));
+  const folder = fileURLToPath(
+    new URL(import.meta.url.endsWith(".ts") ? "../../dist/lab/" : "./lab/", import.meta.url),
+  );
   try {
     return new Map(readdirSync(folder).map((name) => [name, readFileSync(`${folder}/${name}`)]));
   } catch (error) {
-    throw new WasmguardError("ENOENT", `Cannot serve the lab: ${folder} is not there; npm run build makes it`, { cause: error });
+    throw new WasmguardError("ENOENT", `Cannot serve the lab: ${folder} is not there; npm run build makes it`, {
+      cause: error,
+    });
   }
 }
 
 function listen(server: Server, port: number, host: string): Promise<void> {
   return new Promise((resolve, reject) => {
-    server.once("error", (error: NodeJS.ErrnoException) => reject(new WasmguardError(error.code ?? "EIO", `Cannot listen on ${host}:${port}: ${error.code}`)));
+    server.once("error", (error: NodeJS.ErrnoException) =>
+      reject(new WasmguardError(error.code ?? "EIO", `Cannot listen on ${host}:${port}: ${error.code}`)),
+    );
     server.listen(port, host, resolve);
   });
 }

@@ -54,12 +54,17 @@ export function parseBenchTrace(text: string): BenchTrace {
   if (typeof given !== "object" || given === null) throw refuse("its first line cannot be read");
   const { seed, do: done } = given as { seed?: unknown; do?: unknown };
   if (typeof done !== "string") throw refuse("its first line has no actions");
-  return { seed: checkSeed(seed), actions: parseActions(done), lines: rest.filter((line) => line !== "" && !line.startsWith("#")) };
+  return {
+    seed: checkSeed(seed),
+    actions: parseActions(done),
+    lines: rest.filter((line) => line !== "" && !line.startsWith("#")),
+  };
 }
 
 /** @throws WasmguardError ERR_TRACE */
 export function checkSeed(seed: unknown): number {
-  if (typeof seed !== "number" || !Number.isInteger(seed) || seed < 0 || seed > SEED_MAX) throw refuse(`the seed is not in 0..${SEED_MAX}`);
+  if (typeof seed !== "number" || !Number.isInteger(seed) || seed < 0 || seed > SEED_MAX)
+    throw refuse(`the seed is not in 0..${SEED_MAX}`);
   return seed;
 }
 

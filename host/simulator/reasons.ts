@@ -6,8 +6,10 @@ export const REASONS: Record<string, string> = {
   truncated: "The datagram is too short to have a message type, or it was cut off.",
   bad_length: "The datagram does not have the length of its message type.",
   bad_type: "The type is unknown, or one of the three reserved bytes is not zero.",
-  bad_mac1: "mac1 is wrong: a bit was changed, or the sender has another public key of the receiver. Checked first, because it costs almost nothing.",
-  bad_mac2: "The receiver is under load and mac2 is not made with its cookie, so it did no costly work and sent a cookie instead.",
+  bad_mac1:
+    "mac1 is wrong: a bit was changed, or the sender has another public key of the receiver. Checked first, because it costs almost nothing.",
+  bad_mac2:
+    "The receiver is under load and mac2 is not made with its cookie, so it did no costly work and sent a cookie instead.",
   rate_limited: "This address sent too many handshake messages while the receiver is under load.",
   handshake_queue_full: "Too many handshake messages were waiting already.",
   bad_handshake: "A sealed field does not decrypt: another preshared key, another static key, or a changed field.",

@@ -30,16 +30,39 @@ export class DecodePanel {
 
   constructor(crypto: Primitives) {
     this.#crypto = crypto;
-    const capture = h("input", { type: "file", id: "capture-file", accept: ".pcap,.pcapng,.cap", onchange: () => void this.#take(capture.files) });
-    const keys = h("input", { type: "file", id: "key-file", onchange: () => void this.#take(keys.files) });
-    const zone = h("div", { class: "drop card" },
-      h("p", {}, h("strong", {}, "Drop a capture and a key log here"), ", or choose them. They stay in this page: nothing is sent anywhere."),
-      h("div", { class: "pair" }, h("label", { for: "capture-file" }, "Capture (pcap, pcapng)", capture), h("label", { for: "key-file" }, "Key log", keys)),
-      h("p", { class: "muted" }, "wasmguard --pcap FILE writes captures with their keys inside; wasmguard --keylog FILE, Wireshark and others write key logs. At most 200 MB."));
-    for (const name of ["dragenter", "dragover"] as const) zone.addEventListener(name, (event) => {
-      event.preventDefault();
-      zone.classList.add("over");
+    const capture = h("input", {
+      type: "file",
+      id: "capture-file",
+      accept: ".pcap,.pcapng,.cap",
+      onchange: () => void this.#take(capture.files),
     });
+    const keys = h("input", { type: "file", id: "key-file", onchange: () => void this.#take(keys.files) });
+    const zone = h(
+      "div",
+      { class: "drop card" },
+      h(
+        "p",
+        {},
+        h("strong", {}, "Drop a capture and a key log here"),
+        ", or choose them. They stay in this page: nothing is sent anywhere.",
+      ),
+      h(
+        "div",
+        { class: "pair" },
+        h("label", { for: "capture-file" }, "Capture (pcap, pcapng)", capture),
+        h("label", { for: "key-file" }, "Key log", keys),
+      ),
+      h(
+        "p",
+        { class: "muted" },
+        "wasmguard --pcap FILE writes captures with their keys inside; wasmguard --keylog FILE, Wireshark and others write key logs. At most 200 MB.",
+      ),
+    );
+    for (const name of ["dragenter", "dragover"] as const)
+      zone.addEventListener(name, (event) => {
+        event.preventDefault();
+        zone.classList.add("over");
+      });
     zone.addEventListener("dragleave", () => zone.classList.remove("over"));
     zone.addEventListener("drop", (event) => {
       event.preventDefault();
@@ -62,10 +85,14 @@ export class DecodePanel {
   }
 
   async #read(file: File): Promise<void> {
-    if (file.size > FILE_MAX_SIZE) throw new RangeError(`${file.name} has ${Math.round(file.size / 1e6)} MB, and ${FILE_MAX_SIZE >> 20} MiB are the most: cut it with editcap`);
+    if (file.size > FILE_MAX_SIZE)
+      throw new RangeError(
+        `${file.name} has ${Math.round(file.size / 1e6)} MB, and ${FILE_MAX_SIZE >> 20} MiB are the most: cut it with editcap`,
+      );
     const start = new Uint8Array(await file.slice(0, 64).arrayBuffer());
     if (looksLikeText(start)) {
-      if (file.size > KEY_LOG_MAX_SIZE) throw new RangeError(`${file.name} has ${Math.round(file.size / 1e6)} MB: too much for a key log`);
+      if (file.size > KEY_LOG_MAX_SIZE)
+        throw new RangeError(`${file.name} has ${Math.round(file.size / 1e6)} MB: too much for a key log`);
       const text = await file.text();
       parseKeyLog(text);
       this.#keys = { name: file.name, text };
@@ -114,8 +141,11 @@ export class DecodePanel {
         counts.messages++;
         if (counts.messages > MESSAGES_MAX) continue;
         messages.push({
-          number: counts.packets, time: `${(Number(item.nanoseconds - first) / 1e9).toFixed(6)} s`, way: `${formatSide(datagram.source)} → ${formatSide(datagram.destination)}`,
-          bytes: datagram.payload, dissection: dissector.dissect(datagram.payload),
+          number: counts.packets,
+          time: `${(Number(item.nanoseconds - first) / 1e9).toFixed(6)} s`,
+          way: `${formatSide(datagram.source)} → ${formatSide(datagram.destination)}`,
+          bytes: datagram.payload,
+          dissection: dissector.dissect(datagram.payload),
         });
       }
     } catch (error) {
@@ -130,11 +160,21 @@ export class DecodePanel {
 
 /** The first four bytes of every WireGuard message. */
 function maybeWireguard(payload: Uint8Array): boolean {
-  return payload.length >= 4 && payload[0] >= 1 && payload[0] <= 4 && payload[1] === 0 && payload[2] === 0 && payload[3] === 0;
+  return (
+    payload.length >= 4 &&
+    payload[0] >= 1 &&
+    payload[0] <= 4 &&
+    payload[1] === 0 &&
+    payload[2] === 0 &&
+    payload[3] === 0
+  );
 }
 
 function looksLikeText(bytes: Uint8Array): boolean {
-  return bytes.length > 0 && bytes.every((byte) => (byte >= 0x20 && byte < 0x7f) || byte === 0x0a || byte === 0x0d || byte === 0x09);
+  return (
+    bytes.length > 0 &&
+    bytes.every((byte) => (byte >= 0x20 && byte < 0x7f) || byte === 0x0a || byte === 0x0d || byte === 0x09)
+  );
 }
 
 function formatSide({ address, port }: Side): string {

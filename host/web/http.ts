@@ -30,7 +30,10 @@ function exchange(connection: TcpConnection, request: Uint8Array): Promise<Uint8
   return new Promise((resolve, reject) => {
     const parts: Uint8Array[] = [];
     let length = 0;
-    const timer = setTimeout(() => connection.abort(new Error(`No whole answer within ${TIMEOUT_MS / 1000} s`)), TIMEOUT_MS);
+    const timer = setTimeout(
+      () => connection.abort(new Error(`No whole answer within ${TIMEOUT_MS / 1000} s`)),
+      TIMEOUT_MS,
+    );
     const end = (): void => {
       clearTimeout(timer);
       connection.onReadable = connection.onClosed = connection.onConnected = null;
@@ -67,7 +70,10 @@ function exchange(connection: TcpConnection, request: Uint8Array): Promise<Uint8
 /** @throws Error when it is no HTTP */
 export function parse(bytes: Uint8Array): HttpAnswer {
   const end = headEnd(bytes);
-  if (end < 0) throw new Error(bytes.length === 0 ? "The server closed the connection without an answer" : "The answer is not HTTP");
+  if (end < 0)
+    throw new Error(
+      bytes.length === 0 ? "The server closed the connection without an answer" : "The answer is not HTTP",
+    );
   const [status, ...headers] = new TextDecoder("latin1").decode(bytes.subarray(0, end)).split("\r\n");
   if (!/^HTTP\/1\.[01] \d{3}/.test(status)) throw new Error("The answer is not HTTP/1.1");
   const chunked = headers.some((header) => /^transfer-encoding:\s*chunked\s*$/i.test(header));
@@ -87,7 +93,7 @@ function headEnd(bytes: Uint8Array): number {
 function unchunk(bytes: Uint8Array): Uint8Array {
   const body = new Uint8Array(bytes.length);
   let length = 0;
-  for (let at = 0; at < bytes.length; ) {
+  for (let at = 0; at < bytes.length;) {
     let lineEnd = at;
     while (lineEnd < bytes.length && bytes[lineEnd] !== 10) lineEnd++;
     const size = Number.parseInt(new TextDecoder("latin1").decode(bytes.subarray(at, lineEnd)), 16);

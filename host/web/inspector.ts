@@ -21,8 +21,10 @@ export interface Exhibit {
 const MEANINGS: Record<string, string> = {
   type: "Which of the four messages this is.",
   reserved: "Always zero.",
-  "initiation.sender": "The number by which the initiator wants to be answered: random, it says nothing about who it is.",
-  "initiation.ephemeral": "A public key made for this handshake alone. It is forgotten afterwards, so that old traffic stays secret.",
+  "initiation.sender":
+    "The number by which the initiator wants to be answered: random, it says nothing about who it is.",
+  "initiation.ephemeral":
+    "A public key made for this handshake alone. It is forgotten afterwards, so that old traffic stays secret.",
   "initiation.static": "Who the initiator is: its static public key, sealed, so that only the responder can read it.",
   "initiation.timestamp": "When it was made, sealed. The responder takes only later ones than the last: no replay.",
   mac1: "A MAC under the receiver's public key: who does not know the key gets no answer at all.",
@@ -82,8 +84,22 @@ export class Inspector {
     const { type, notes, steps } = dissection;
     replace(
       this.element,
-      h("header", {}, h("h3", {}, exhibit.title), h("p", { class: "muted" }, `${type === "unknown" ? "no WireGuard message" : type} · ${bytes.length} bytes${note ? ` · ${note}` : ""}`)),
-      h("div", { class: "glass" }, h("div", { class: "bytes" }, this.#grid(exhibit), this.#bits(exhibit)), this.#fields(dissection)),
+      h(
+        "header",
+        {},
+        h("h3", {}, exhibit.title),
+        h(
+          "p",
+          { class: "muted" },
+          `${type === "unknown" ? "no WireGuard message" : type} · ${bytes.length} bytes${note ? ` · ${note}` : ""}`,
+        ),
+      ),
+      h(
+        "div",
+        { class: "glass" },
+        h("div", { class: "bytes" }, this.#grid(exhibit), this.#bits(exhibit)),
+        this.#fields(dissection),
+      ),
       notes.length > 0 && h("ul", { class: "notes" }, ...notes.map((text) => h("li", {}, `✗ ${text}`))),
       steps.length > 0 && this.#steps(steps),
     );
@@ -93,7 +109,9 @@ export class Inspector {
 
   #grid({ bytes, original, dissection: { fields } }: Exhibit): HTMLElement {
     const width = narrow.matches ? ROW_NARROW : ROW_WIDE;
-    const shown = this.#showAll ? bytes.length : Math.min(bytes.length, narrow.matches ? BYTES_SHOWN_NARROW : BYTES_SHOWN);
+    const shown = this.#showAll
+      ? bytes.length
+      : Math.min(bytes.length, narrow.matches ? BYTES_SHOWN_NARROW : BYTES_SHOWN);
     const owner = ownerOf(fields, bytes.length);
     const rows: Child[] = [];
     for (let start = 0; start < shown; start += width) {
@@ -103,20 +121,40 @@ export class Inspector {
         const first = index >= 0 && fields[index].offset === at;
         const changed = original !== undefined && original[at] !== bytes[at];
         const name = index >= 0 ? fields[index].name : "no field";
-        cells.push(h("button", {
-          type: "button", role: "gridcell", class: `byte ${index < 0 ? "" : `f${index % LETTERS.length}`}${changed ? " changed" : ""}${this.#bitsOpen && at === this.#byte ? " chosen" : ""}`,
-          "data-key": `byte${at}`, "data-at": at, "data-field": index, tabindex: at === this.#byte ? 0 : -1,
-          "data-letter": first ? LETTERS[index % LETTERS.length] : null,
-          "aria-label": `byte ${at}, ${name}, ${bytes[at].toString(16).padStart(2, "0")}${changed ? ", changed" : ""}`,
-        }, bytes[at].toString(16).padStart(2, "0")));
+        cells.push(
+          h(
+            "button",
+            {
+              type: "button",
+              role: "gridcell",
+              class: `byte ${index < 0 ? "" : `f${index % LETTERS.length}`}${changed ? " changed" : ""}${this.#bitsOpen && at === this.#byte ? " chosen" : ""}`,
+              "data-key": `byte${at}`,
+              "data-at": at,
+              "data-field": index,
+              tabindex: at === this.#byte ? 0 : -1,
+              "data-letter": first ? LETTERS[index % LETTERS.length] : null,
+              "aria-label": `byte ${at}, ${name}, ${bytes[at].toString(16).padStart(2, "0")}${changed ? ", changed" : ""}`,
+            },
+            bytes[at].toString(16).padStart(2, "0"),
+          ),
+        );
       }
       rows.push(h("div", { role: "row", class: "row" }, ...cells));
     }
-    const grid = h("div", {
-      role: "grid", class: "grid", "aria-label": "Bytes of the message; arrow keys move, Enter shows a byte's bits",
-      onclick: (event) => this.#choose(event.target), onkeydown: (event) => this.#move(event, width, shown),
-      onmouseover: (event) => this.#highlight(fieldAt(event.target)), onmouseleave: () => this.#highlight(null), onfocusin: (event) => this.#highlight(fieldAt(event.target)),
-    }, ...rows);
+    const grid = h(
+      "div",
+      {
+        role: "grid",
+        class: "grid",
+        "aria-label": "Bytes of the message; arrow keys move, Enter shows a byte's bits",
+        onclick: (event) => this.#choose(event.target),
+        onkeydown: (event) => this.#move(event, width, shown),
+        onmouseover: (event) => this.#highlight(fieldAt(event.target)),
+        onmouseleave: () => this.#highlight(null),
+        onfocusin: (event) => this.#highlight(fieldAt(event.target)),
+      },
+      ...rows,
+    );
     if (shown === bytes.length) return grid;
     const more = button(`Show all ${bytes.length} bytes`, () => {
       this.#showAll = true;
@@ -143,7 +181,9 @@ export class Inspector {
     if (to < 0 || to >= shown) return;
     this.#byte = to;
     if (this.#bitsOpen) this.#render();
-    else for (const cell of this.element.querySelectorAll<HTMLElement>(".byte")) cell.tabIndex = Number(cell.dataset.at) === to ? 0 : -1;
+    else
+      for (const cell of this.element.querySelectorAll<HTMLElement>(".byte"))
+        cell.tabIndex = Number(cell.dataset.at) === to ? 0 : -1;
     this.#focusByte();
   }
 
@@ -155,7 +195,11 @@ export class Inspector {
     if (this.#byte >= bytes.length) this.#byte = 0;
     if (!this.#bitsOpen) {
       if (bytes.length === 0) return null;
-      return h("p", { class: "muted hint" }, onFlip ? "Choose a byte to see its bits and flip one." : "Choose a byte to see its bits.");
+      return h(
+        "p",
+        { class: "muted hint" },
+        onFlip ? "Choose a byte to see its bits and flip one." : "Choose a byte to see its bits.",
+      );
     }
     const at = this.#byte;
     const value = bytes[at];
@@ -164,14 +208,27 @@ export class Inspector {
       const on = (value >> bit) & 1;
       const changed = original !== undefined && ((original[at] ^ value) >> bit) & 1;
       const label = `bit ${bit} of byte ${at}: ${on}${changed ? ", flipped" : ""}`;
-      return h("button", {
-        type: "button", class: `bit${changed ? " changed" : ""}`, disabled: !onFlip, "data-key": `bit${bit}`, "aria-label": onFlip ? `flip ${label}` : label, title: label,
-        onclick: () => onFlip?.(at * 8 + bit),
-      }, on);
+      return h(
+        "button",
+        {
+          type: "button",
+          class: `bit${changed ? " changed" : ""}`,
+          disabled: !onFlip,
+          "data-key": `bit${bit}`,
+          "aria-label": onFlip ? `flip ${label}` : label,
+          title: label,
+          onclick: () => onFlip?.(at * 8 + bit),
+        },
+        on,
+      );
     });
-    return h("div", { class: "bits", role: "group", "aria-label": `Bits of byte ${at}` },
-      h("span", {}, `byte ${at}${field ? ` · ${field.name}` : ""} · 0x${value.toString(16).padStart(2, "0")} =`), h("span", { class: "bitrow" }, ...bits),
-      onFlip ? h("span", { class: "muted" }, "click a bit to flip it") : null);
+    return h(
+      "div",
+      { class: "bits", role: "group", "aria-label": `Bits of byte ${at}` },
+      h("span", {}, `byte ${at}${field ? ` · ${field.name}` : ""} · 0x${value.toString(16).padStart(2, "0")} =`),
+      h("span", { class: "bitrow" }, ...bits),
+      onFlip ? h("span", { class: "muted" }, "click a bit to flip it") : null,
+    );
   }
 
   // --- fields -----------------------------------------------------------------------------------------------------------
@@ -179,12 +236,23 @@ export class Inspector {
   #fields({ type, fields }: Dissection): HTMLElement {
     const rows = fields.map((field, i) => {
       const meaning = MEANINGS[`${type}.${field.name}`] ?? MEANINGS[field.name];
-      return h("li", { class: `field f${i % LETTERS.length}`, "data-field": i, onmouseenter: () => this.#highlight(i), onmouseleave: () => this.#highlight(null) },
+      return h(
+        "li",
+        {
+          class: `field f${i % LETTERS.length}`,
+          "data-field": i,
+          onmouseenter: () => this.#highlight(i),
+          onmouseleave: () => this.#highlight(null),
+        },
         h("span", { class: "letter", "aria-hidden": "true" }, LETTERS[i % LETTERS.length]),
-        h("div", {},
+        h(
+          "div",
+          {},
           h("p", {}, h("strong", {}, field.name), h("span", { class: "muted" }, ` ${range(field)}`), verdict(field)),
           h("p", { class: "value" }, field.value),
-          meaning ? h("p", { class: "muted meaning" }, meaning) : null));
+          meaning ? h("p", { class: "muted meaning" }, meaning) : null,
+        ),
+      );
     });
     return h("ol", { class: "fields", "aria-label": "Fields" }, ...rows);
   }
@@ -199,14 +267,35 @@ export class Inspector {
 
   #steps(steps: Step[]): HTMLElement {
     const items = steps.map(({ token, what, chainingKey, hash, key }, i) =>
-      h("li", {},
+      h(
+        "li",
+        {},
         h("span", { class: "token" }, token === "" ? "begin" : token),
-        h("div", {}, h("p", {}, what),
-          h("dl", {}, ...this.#secret(`C${i}`, "C", "chaining key", chainingKey), ...this.#secret(`H${i}`, "H", "hash", hash), ...(key ? this.#secret(`k${i}`, "k", "key", key) : [])))));
-    return h("details", { class: "steps", open: true },
+        h(
+          "div",
+          {},
+          h("p", {}, what),
+          h(
+            "dl",
+            {},
+            ...this.#secret(`C${i}`, "C", "chaining key", chainingKey),
+            ...this.#secret(`H${i}`, "H", "hash", hash),
+            ...(key ? this.#secret(`k${i}`, "k", "key", key) : []),
+          ),
+        ),
+      ),
+    );
+    return h(
+      "details",
+      { class: "steps", open: true },
       h("summary", {}, "What both sides compute, token by token"),
-      h("p", { class: "muted" }, "C is the chaining key, H the hash of all that was said, k the key that the next field is sealed with. Only who knows a private key gets further than the first two."),
-      h("ol", {}, ...items));
+      h(
+        "p",
+        { class: "muted" },
+        "C is the chaining key, H the hash of all that was said, k the key that the next field is sealed with. Only who knows a private key gets further than the first two.",
+      ),
+      h("ol", {}, ...items),
+    );
   }
 
   #secret(id: string, name: string, title: string, bytes: Uint8Array): Child[] {
@@ -217,8 +306,16 @@ export class Inspector {
       else this.#expanded.add(id);
       this.#render();
     };
-    const attributes = { class: "secret", "data-key": `secret${id}`, "aria-expanded": String(open), title: `${title}: ${open ? "shorten" : "show all"}` };
-    return [h("dt", { title }, name), h("dd", {}, button(open ? text : `${text.slice(0, 8)}…${text.slice(-4)}`, toggle, attributes))];
+    const attributes = {
+      class: "secret",
+      "data-key": `secret${id}`,
+      "aria-expanded": String(open),
+      title: `${title}: ${open ? "shorten" : "show all"}`,
+    };
+    return [
+      h("dt", { title }, name),
+      h("dd", {}, button(open ? text : `${text.slice(0, 8)}…${text.slice(-4)}`, toggle, attributes)),
+    ];
   }
 }
 

@@ -29,8 +29,10 @@ async function start(root: HTMLElement): Promise<void> {
     if (current === "peers") setHash(hash);
   });
   const tabs: Tab[] = [
-    { id: "peers", title: "Two peers", panel: peers }, { id: "real", title: "A real peer", panel: new RealPanel(crypto) },
-    { id: "decode", title: "Decode", panel: new DecodePanel(crypto) }, { id: "check", title: "Check this browser", panel: new CheckPanel(crypto) },
+    { id: "peers", title: "Two peers", panel: peers },
+    { id: "real", title: "A real peer", panel: new RealPanel(crypto) },
+    { id: "decode", title: "Decode", panel: new DecodePanel(crypto) },
+    { id: "check", title: "Check this browser", panel: new CheckPanel(crypto) },
   ];
 
   const choose = (id: string, focus = false): void => {
@@ -45,15 +47,53 @@ async function start(root: HTMLElement): Promise<void> {
     setHash(id === "peers" ? peers.hash : `tab=${id}`);
   };
 
-  const list = h("div", { role: "tablist", "aria-label": "Panels", class: "tabs", onkeydown: (event) => {
-    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-    if (step === undefined) return;
-    const at = tabs.findIndex(({ id }) => id === current);
-    choose(tabs[(at + step + tabs.length) % tabs.length].id, true);
-  } }, ...tabs.map((tab) => (tab.button = h("button", { type: "button", role: "tab", id: `tab-${tab.id}`, "aria-controls": `panel-${tab.id}`, onclick: () => choose(tab.id) }, tab.title))));
-  const boxes = tabs.map((tab) => (tab.box = h("div", { role: "tabpanel", id: `panel-${tab.id}`, "aria-labelledby": `tab-${tab.id}` }, tab.panel.element)));
+  const list = h(
+    "div",
+    {
+      role: "tablist",
+      "aria-label": "Panels",
+      class: "tabs",
+      onkeydown: (event) => {
+        const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+        if (step === undefined) return;
+        const at = tabs.findIndex(({ id }) => id === current);
+        choose(tabs[(at + step + tabs.length) % tabs.length].id, true);
+      },
+    },
+    ...tabs.map(
+      (tab) =>
+        (tab.button = h(
+          "button",
+          {
+            type: "button",
+            role: "tab",
+            id: `tab-${tab.id}`,
+            "aria-controls": `panel-${tab.id}`,
+            onclick: () => choose(tab.id),
+          },
+          tab.title,
+        )),
+    ),
+  );
+  const boxes = tabs.map(
+    (tab) =>
+      (tab.box = h(
+        "div",
+        { role: "tabpanel", id: `panel-${tab.id}`, "aria-labelledby": `tab-${tab.id}` },
+        tab.panel.element,
+      )),
+  );
   const isolation = globalThis.crossOriginIsolated ? "cross-origin isolated" : "not cross-origin isolated";
-  root.replaceChildren(list, notice.element, ...boxes, h("footer", { class: "muted" }, `core-${build}.wasm, ${isolation}. Nothing you enter leaves this page but what a tunnel sends, encrypted, to the relay you name.`));
+  root.replaceChildren(
+    list,
+    notice.element,
+    ...boxes,
+    h(
+      "footer",
+      { class: "muted" },
+      `core-${build}.wasm, ${isolation}. Nothing you enter leaves this page but what a tunnel sends, encrypted, to the relay you name.`,
+    ),
+  );
 
   const follow = (): void => {
     notice.clear();

@@ -10,14 +10,25 @@ import { describe } from "../simulator/message.ts";
 import type { TimerName } from "../simulator/node.ts";
 import { explain } from "../simulator/reasons.ts";
 import { SCENARIOS, type Scenario } from "../simulator/scenarios.ts";
-import { type Action, type Flying, formatActions, type Outcome, type Side, type Who, Workbench } from "../simulator/workbench.ts";
+import {
+  type Action,
+  type Flying,
+  formatActions,
+  type Outcome,
+  type Side,
+  type Who,
+  Workbench,
+} from "../simulator/workbench.ts";
 import { button, type Child, download, h, messageOf, Notice, replace } from "./dom.ts";
 import { Inspector } from "./inspector.ts";
 
 const NAMES = ["a", "b"] as const;
 const TIMER_TEXT: Record<TimerName, string> = {
-  retransmitHandshake: "sends the initiation again", sendKeepalive: "answers with a keepalive", newHandshake: "takes the peer for dead",
-  zeroKeyMaterial: "wipes all keys", sendPersistentKeepalive: "persistent keepalive",
+  retransmitHandshake: "sends the initiation again",
+  sendKeepalive: "answers with a keepalive",
+  newHandshake: "takes the peer for dead",
+  zeroKeyMaterial: "wipes all keys",
+  sendPersistentKeepalive: "persistent keepalive",
 };
 /** the right end of the timelines, s: keys are wiped after 540 */
 const TIMELINE_MAX_S = 900;
@@ -48,7 +59,9 @@ export class PeersPanel {
   readonly #build: CoreBuild;
   readonly #onChange: (hash: string) => void;
   readonly #notice = new Notice();
-  readonly #inspector = new Inspector("Nothing is in flight. Let one of the peers send a packet, and look at the message here.");
+  readonly #inspector = new Inspector(
+    "Nothing is in flight. Let one of the peers send a packet, and look at the message here.",
+  );
   readonly #scenarios = h("div", { class: "scenarios", role: "group", "aria-label": "Scenarios" });
   readonly #story = h("p", { class: "story" });
   readonly #stage = h("div", { class: "stage" });
@@ -68,11 +81,27 @@ export class PeersPanel {
     this.#build = build;
     this.#onChange = onChange;
     this.#bench = new Workbench(crypto, build, 1);
-    this.element = h("div", { class: "panel" },
-      h("div", { class: "intro" },
-        h("p", {}, "Two real WireGuard devices, and you are the network: nothing arrives unless you deliver it, and time stands still unless you let it pass. Start with a scenario, or let a send a packet, then deliver what comes. Flip a bit, and read why it is refused."),
-        this.#scenarios, this.#story),
-      this.#notice.element, this.#time, this.#stage, this.#news, this.#inspector.element, this.#history);
+    this.element = h(
+      "div",
+      { class: "panel" },
+      h(
+        "div",
+        { class: "intro" },
+        h(
+          "p",
+          {},
+          "Two real WireGuard devices, and you are the network: nothing arrives unless you deliver it, and time stands still unless you let it pass. Start with a scenario, or let a send a packet, then deliver what comes. Flip a bit, and read why it is refused.",
+        ),
+        this.#scenarios,
+        this.#story,
+      ),
+      this.#notice.element,
+      this.#time,
+      this.#stage,
+      this.#news,
+      this.#inspector.element,
+      this.#history,
+    );
     this.#render();
   }
 
@@ -98,7 +127,8 @@ export class PeersPanel {
     const entries = actions.map((action, i): Entry => {
       const text = describeAction(bench, action);
       const note = ENDS[action.do];
-      if (note !== undefined && "at" in action && bench.flight[action.at]) last = { flying: bench.flight[action.at], note };
+      if (note !== undefined && "at" in action && bench.flight[action.at])
+        last = { flying: bench.flight[action.at], note };
       try {
         return { text, outcome: bench.do(action) };
       } catch (error) {
@@ -165,7 +195,8 @@ export class PeersPanel {
   }
 
   #reshow(): void {
-    if (this.#shown && !this.#bench.flight.includes(this.#shown.flying)) this.#shown = { ...this.#shown, note: this.#shown.note || "no longer in flight" };
+    if (this.#shown && !this.#bench.flight.includes(this.#shown.flying))
+      this.#shown = { ...this.#shown, note: this.#shown.note || "no longer in flight" };
   }
 
   #back(count: number): void {
@@ -201,11 +232,21 @@ export class PeersPanel {
   }
 
   #renderScenarios(): void {
-    replace(this.#scenarios, ...SCENARIOS.map((scenario) =>
-      button(scenario.title, () => this.load(1, scenario.actions), {
-        class: "chip", "data-key": `scenario-${scenario.id}`, "data-scenario": scenario.id, "aria-pressed": String(this.#scenario === scenario), title: scenario.text,
-      })));
-    const text = this.#scenario && `${this.#scenario.title}: ${this.#scenario.text} Go back to the beginning, and forward step by step, to see how it came to this.`;
+    replace(
+      this.#scenarios,
+      ...SCENARIOS.map((scenario) =>
+        button(scenario.title, () => this.load(1, scenario.actions), {
+          class: "chip",
+          "data-key": `scenario-${scenario.id}`,
+          "data-scenario": scenario.id,
+          "aria-pressed": String(this.#scenario === scenario),
+          title: scenario.text,
+        }),
+      ),
+    );
+    const text =
+      this.#scenario &&
+      `${this.#scenario.title}: ${this.#scenario.text} Go back to the beginning, and forward step by step, to see how it came to this.`;
     this.#story.hidden = !text;
     this.#story.textContent = text ?? "";
   }
@@ -215,25 +256,58 @@ export class PeersPanel {
     const next = this.#bench.nextTimer();
     const wait = (ms: number) => () => this.#do({ do: "wait", ms });
     const timer = Number.isFinite(next) ? Math.max(1, Math.ceil(next / 1e6)) : 0;
-    replace(this.#time,
-      h("div", { class: "group", role: "group", "aria-label": "Steps" },
-        button("« Beginning", () => this.#back(actions.length), { disabled: actions.length === 0, "data-key": "beginning" }),
+    replace(
+      this.#time,
+      h(
+        "div",
+        { class: "group", role: "group", "aria-label": "Steps" },
+        button("« Beginning", () => this.#back(actions.length), {
+          disabled: actions.length === 0,
+          "data-key": "beginning",
+        }),
         button("‹ Back", () => this.#back(1), { disabled: actions.length === 0, "data-key": "back" }),
         button("Forward ›", () => this.#forward(), { disabled: this.#undone.length === 0, "data-key": "forward" }),
-        h("span", { class: "muted" }, `${actions.length} of ${actions.length + this.#undone.length}`)),
-      h("div", { class: "group", role: "group", "aria-label": "Time" },
-        h("span", { class: "clock", title: "Virtual time since the beginning" }, `Time ${formatSeconds(sim.now() - START_NS)}`),
-        button(timer ? `Next timer (${formatSeconds(timer * 1e6)})` : "No timer", wait(timer), { disabled: timer === 0 || timer > 1_000_000, "data-key": "next-timer" }),
-        button("+1 s", wait(1000), { "data-key": "wait1" }), button("+10 s", wait(10_000), { "data-key": "wait10" }), button("+2 min", wait(120_000), { "data-key": "wait120" })),
-      h("div", { class: "group", role: "group", "aria-label": "Keep" },
+        h("span", { class: "muted" }, `${actions.length} of ${actions.length + this.#undone.length}`),
+      ),
+      h(
+        "div",
+        { class: "group", role: "group", "aria-label": "Time" },
+        h(
+          "span",
+          { class: "clock", title: "Virtual time since the beginning" },
+          `Time ${formatSeconds(sim.now() - START_NS)}`,
+        ),
+        button(timer ? `Next timer (${formatSeconds(timer * 1e6)})` : "No timer", wait(timer), {
+          disabled: timer === 0 || timer > 1_000_000,
+          "data-key": "next-timer",
+        }),
+        button("+1 s", wait(1000), { "data-key": "wait1" }),
+        button("+10 s", wait(10_000), { "data-key": "wait10" }),
+        button("+2 min", wait(120_000), { "data-key": "wait120" }),
+      ),
+      h(
+        "div",
+        { class: "group", role: "group", "aria-label": "Keep" },
         button("Copy link", () => void this.#copyLink(), { "data-key": "copy" }),
-        button("Save trace", () => download(`wasmguard-lab-${sim.trace.hex().slice(0, 8)}.trace`, formatBenchTrace(this.#bench)), { "data-key": "save" }),
+        button(
+          "Save trace",
+          () => download(`wasmguard-lab-${sim.trace.hex().slice(0, 8)}.trace`, formatBenchTrace(this.#bench)),
+          { "data-key": "save" },
+        ),
         this.#loader(),
-        button("Reset", () => this.load(1, []), { "data-key": "reset" })));
+        button("Reset", () => this.load(1, []), { "data-key": "reset" }),
+      ),
+    );
   }
 
   #loader(): HTMLElement {
-    const input = h("input", { type: "file", class: "visually-hidden", id: "load-trace", "data-key": "load", onchange: () => void this.#loadFile(input) });
+    const input = h("input", {
+      type: "file",
+      class: "visually-hidden",
+      id: "load-trace",
+      "data-key": "load",
+      onchange: () => void this.#loadFile(input),
+    });
     return h("span", {}, input, h("label", { for: "load-trace", class: "button" }, "Load trace"));
   }
 
@@ -242,13 +316,19 @@ export class PeersPanel {
     input.value = "";
     if (!file) return;
     try {
-      if (file.size > TRACE_MAX_LEN) throw new RangeError(`Trace: ${file.size} bytes, and ${TRACE_MAX_LEN} are the most`);
+      if (file.size > TRACE_MAX_LEN)
+        throw new RangeError(`Trace: ${file.size} bytes, and ${TRACE_MAX_LEN} are the most`);
       const { seed, actions, lines } = parseBenchTrace(await file.text());
       this.load(seed, actions);
       const { trace } = this.#bench.sim;
       const at = firstDifference(lines, trace.lines!);
-      if (at === null) this.#notice.show(`${file.name}: the same happened again, ${lines.length} events, ${trace.hex()}`);
-      else this.#notice.show(`${file.name} differs at event ${at + 1}: it has "${lines[at] ?? "(the end)"}", and here it is "${trace.lines![at] ?? "(the end)"}"`, "error");
+      if (at === null)
+        this.#notice.show(`${file.name}: the same happened again, ${lines.length} events, ${trace.hex()}`);
+      else
+        this.#notice.show(
+          `${file.name} differs at event ${at + 1}: it has "${lines[at] ?? "(the end)"}", and here it is "${trace.lines![at] ?? "(the end)"}"`,
+          "error",
+        );
     } catch (error) {
       this.#notice.error(error);
     }
@@ -264,34 +344,93 @@ export class PeersPanel {
   }
 
   #side(side: Side, who: Who): HTMLElement {
-    const act = (text: string, action: Action, title: string) => button(text, () => this.#do(action), { title, "data-key": `${side.name}-${action.do}${"seconds" in action ? action.seconds : ""}` });
+    const act = (text: string, action: Action, title: string) =>
+      button(text, () => this.#do(action), {
+        title,
+        "data-key": `${side.name}-${action.do}${"seconds" in action ? action.seconds : ""}`,
+      });
     const drops = Object.entries(side.drops);
     const { previous, current, next } = side.sessions;
-    const session = (name: string, there: boolean, title: string): Child => h("li", { class: there ? "there" : "", title }, `${there ? "●" : "○"} ${name}`);
-    return h("section", { class: `card peer peer-${side.name}`, "aria-label": `Peer ${side.name}` },
-      h("header", {}, h("h3", {}, `Peer ${side.name}`), h("p", { class: "muted mono" }, `${side.address} · ${encodeBase64Key(side.publicKey).slice(0, 8)}…`)),
-      h("div", { class: "actions" },
-        button("Send a packet", () => this.#do({ do: "send", who }), { class: "primary", "data-key": `${side.name}-send` }),
-        act("Begin handshake", { do: "handshake", who }, "An initiation without a packet")),
-      h("ul", { class: "sessions", "aria-label": "Sessions" },
-        session("previous", previous, "The session before: packets that are still under way are taken"), session("current", current, "The session that packets go out by"),
-        session("next", next, "A session that the other side has not confirmed yet")),
-      h("dl", { class: "facts" },
-        fact("sees the other at", side.endpoint), fact("received / sent", `${side.rxBytes} / ${side.txBytes} B`),
+    const session = (name: string, there: boolean, title: string): Child =>
+      h("li", { class: there ? "there" : "", title }, `${there ? "●" : "○"} ${name}`);
+    return h(
+      "section",
+      { class: `card peer peer-${side.name}`, "aria-label": `Peer ${side.name}` },
+      h(
+        "header",
+        {},
+        h("h3", {}, `Peer ${side.name}`),
+        h("p", { class: "muted mono" }, `${side.address} · ${encodeBase64Key(side.publicKey).slice(0, 8)}…`),
+      ),
+      h(
+        "div",
+        { class: "actions" },
+        button("Send a packet", () => this.#do({ do: "send", who }), {
+          class: "primary",
+          "data-key": `${side.name}-send`,
+        }),
+        act("Begin handshake", { do: "handshake", who }, "An initiation without a packet"),
+      ),
+      h(
+        "ul",
+        { class: "sessions", "aria-label": "Sessions" },
+        session("previous", previous, "The session before: packets that are still under way are taken"),
+        session("current", current, "The session that packets go out by"),
+        session("next", next, "A session that the other side has not confirmed yet"),
+      ),
+      h(
+        "dl",
+        { class: "facts" },
+        fact("sees the other at", side.endpoint),
+        fact("received / sent", `${side.rxBytes} / ${side.txBytes} B`),
         side.staged > 0 ? fact("packets waiting", String(side.staged)) : null,
-        side.wallOffsetSeconds !== 0 ? fact("clock", `${side.wallOffsetSeconds > 0 ? "+" : ""}${side.wallOffsetSeconds} s`) : null),
+        side.wallOffsetSeconds !== 0
+          ? fact("clock", `${side.wallOffsetSeconds > 0 ? "+" : ""}${side.wallOffsetSeconds} s`)
+          : null,
+      ),
       timeline(side),
       drops.length > 0
-        ? h("div", { class: "drops" }, h("h4", {}, "Refused"), h("ul", {}, ...drops.map(([reason, count]) => h("li", { title: explain(reason) ?? "" }, h("span", { class: "wrong" }, "✗ "), h("code", {}, reason), ` × ${count}`))))
+        ? h(
+            "div",
+            { class: "drops" },
+            h("h4", {}, "Refused"),
+            h(
+              "ul",
+              {},
+              ...drops.map(([reason, count]) =>
+                h(
+                  "li",
+                  { title: explain(reason) ?? "" },
+                  h("span", { class: "wrong" }, "✗ "),
+                  h("code", {}, reason),
+                  ` × ${count}`,
+                ),
+              ),
+            ),
+          )
         : null,
-      h("details", { class: "more", open: this.#moreOpen[who], ontoggle: (event) => void (this.#moreOpen[who] = (event.currentTarget as HTMLDetailsElement).open) },
+      h(
+        "details",
+        {
+          class: "more",
+          open: this.#moreOpen[who],
+          ontoggle: (event) => void (this.#moreOpen[who] = (event.currentTarget as HTMLDetailsElement).open),
+        },
         h("summary", { "data-key": `${side.name}-more` }, "Change something"),
-        h("div", { class: "actions" },
+        h(
+          "div",
+          { class: "actions" },
           act("Move (roam)", { do: "roam", who }, "It gets another address and port"),
-          act("Other preshared key", { do: "psk", who }, "On this side alone"), act("Other private key", { do: "key", who }, "The other side is not told"),
-          act("Clock +1 h", { do: "clock", who, seconds: 3600 }, "Its wall clock is set forward"), act("Clock −1 h", { do: "clock", who, seconds: -3600 }, "Its wall clock is set back"),
-          act("Keepalive 25 s", { do: "keepalive", who, seconds: 25 }, "PersistentKeepalive"), act("Keepalive off", { do: "keepalive", who, seconds: 0 }, "PersistentKeepalive"),
-          act("Flood it", { do: "flood", who }, "A thousand initiations of nobody reach it at once: it is under load"))));
+          act("Other preshared key", { do: "psk", who }, "On this side alone"),
+          act("Other private key", { do: "key", who }, "The other side is not told"),
+          act("Clock +1 h", { do: "clock", who, seconds: 3600 }, "Its wall clock is set forward"),
+          act("Clock −1 h", { do: "clock", who, seconds: -3600 }, "Its wall clock is set back"),
+          act("Keepalive 25 s", { do: "keepalive", who, seconds: 25 }, "PersistentKeepalive"),
+          act("Keepalive off", { do: "keepalive", who, seconds: 0 }, "PersistentKeepalive"),
+          act("Flood it", { do: "flood", who }, "A thousand initiations of nobody reach it at once: it is under load"),
+        ),
+      ),
+    );
   }
 
   readonly #moreOpen = [false, false];
@@ -303,18 +442,50 @@ export class PeersPanel {
       const chosen = this.#shown?.flying === flying;
       const name = `${describe(flying.bytes)} ${arrow(from)}`;
       const direction = from === 0 ? "to-right" : "to-left";
-      return h("li", { class: `flying ${direction}${chosen ? " chosen" : ""}` },
-        button(h("span", {}, h("strong", {}, describe(flying.bytes)), h("span", { class: "muted" }, ` ${flying.bytes.length} B${flying.flipped.length ? ` · ${flying.flipped.length} ${flying.flipped.length === 1 ? "bit" : "bits"} flipped` : ""}`), h("span", { class: "way" }, arrow(from))), () => {
-          this.#show(at);
-          this.#render();
-        }, { class: "name", "data-key": `show${at}`, "aria-pressed": String(chosen), "aria-label": `look at ${name}` }),
-        h("div", { class: "actions" },
-          button("Deliver", () => this.#do({ do: "deliver", at }), { class: "primary", "data-key": `deliver${at}`, "aria-label": `deliver ${name}` }),
+      return h(
+        "li",
+        { class: `flying ${direction}${chosen ? " chosen" : ""}` },
+        button(
+          h(
+            "span",
+            {},
+            h("strong", {}, describe(flying.bytes)),
+            h(
+              "span",
+              { class: "muted" },
+              ` ${flying.bytes.length} B${flying.flipped.length ? ` · ${flying.flipped.length} ${flying.flipped.length === 1 ? "bit" : "bits"} flipped` : ""}`,
+            ),
+            h("span", { class: "way" }, arrow(from)),
+          ),
+          () => {
+            this.#show(at);
+            this.#render();
+          },
+          { class: "name", "data-key": `show${at}`, "aria-pressed": String(chosen), "aria-label": `look at ${name}` },
+        ),
+        h(
+          "div",
+          { class: "actions" },
+          button("Deliver", () => this.#do({ do: "deliver", at }), {
+            class: "primary",
+            "data-key": `deliver${at}`,
+            "aria-label": `deliver ${name}`,
+          }),
           button("Drop", () => this.#do({ do: "drop", at }), { "data-key": `drop${at}`, "aria-label": `drop ${name}` }),
-          button("Repeat", () => this.#do({ do: "repeat", at }), { "data-key": `repeat${at}`, title: "A copy joins the flight", "aria-label": `repeat ${name}` })));
+          button("Repeat", () => this.#do({ do: "repeat", at }), {
+            "data-key": `repeat${at}`,
+            title: "A copy joins the flight",
+            "aria-label": `repeat ${name}`,
+          }),
+        ),
+      );
     });
-    return h("section", { class: "wire", "aria-label": "In flight" }, h("h3", {}, "In flight"),
-      cards.length > 0 ? h("ol", {}, ...cards) : h("p", { class: "muted empty" }, "Nothing is under way."));
+    return h(
+      "section",
+      { class: "wire", "aria-label": "In flight" },
+      h("h3", {}, "In flight"),
+      cards.length > 0 ? h("ol", {}, ...cards) : h("p", { class: "muted empty" }, "Nothing is under way."),
+    );
   }
 
   #renderNews(): void {
@@ -329,28 +500,65 @@ export class PeersPanel {
     const at = this.#bench.flight.indexOf(flying);
     const way = flying.from === "" ? "" : ` ${arrow(sideOf(this.#bench, flying.from))}`;
     this.#inspector.show({
-      title: `Message ${flying.serial + 1}: ${describe(flying.bytes)}${way}`, bytes: flying.bytes, original: flying.original,
-      dissection: this.#bench.dissect(flying), note: at < 0 ? note : "in flight", onFlip: at < 0 ? undefined : (bit) => this.#do({ do: "flip", at, bit }),
+      title: `Message ${flying.serial + 1}: ${describe(flying.bytes)}${way}`,
+      bytes: flying.bytes,
+      original: flying.original,
+      dissection: this.#bench.dissect(flying),
+      note: at < 0 ? note : "in flight",
+      onFlip: at < 0 ? undefined : (bit) => this.#do({ do: "flip", at, bit }),
     });
   }
 
   #renderHistory(): void {
     const { trace } = this.#bench.sim;
     let serial = 0;
-    const items = this.#entries.map(({ text, outcome }) => {
-      const sent = outcome.sent.map((what) => {
-        const number = serial++;
-        return button(`message ${number + 1}: ${what}`, () => {
-          this.#shown = { flying: this.#past(number), note: "as it was sent" };
-          this.#render();
-          this.#inspector.element.scrollIntoView({ block: "nearest" });
-        }, { class: "link", "data-key": `sent${number}` });
-      });
-      return h("li", {}, h("span", { class: "muted mono" }, formatSeconds(outcome.time - START_NS)), h("div", {}, h("p", { class: "did" }, text), results(outcome), sent.length > 0 ? h("p", {}, "→ sent ", ...sent.flatMap((each, i) => (i > 0 ? [", ", each] : [each]))) : null));
-    }).slice(-HISTORY_SHOWN).reverse();
-    replace(this.#history,
-      h("header", {}, h("h3", {}, "What was done"), h("p", { class: "muted mono", id: "trace-hash", "data-hash": trace.hex() }, `trace: ${trace.count} events, ${trace.hex()}`)),
-      items.length > 0 ? h("ol", {}, ...items) : h("p", { class: "muted" }, "Nothing yet. The newest will stand first."));
+    const items = this.#entries
+      .map(({ text, outcome }) => {
+        const sent = outcome.sent.map((what) => {
+          const number = serial++;
+          return button(
+            `message ${number + 1}: ${what}`,
+            () => {
+              this.#shown = { flying: this.#past(number), note: "as it was sent" };
+              this.#render();
+              this.#inspector.element.scrollIntoView({ block: "nearest" });
+            },
+            { class: "link", "data-key": `sent${number}` },
+          );
+        });
+        return h(
+          "li",
+          {},
+          h("span", { class: "muted mono" }, formatSeconds(outcome.time - START_NS)),
+          h(
+            "div",
+            {},
+            h("p", { class: "did" }, text),
+            results(outcome),
+            sent.length > 0
+              ? h("p", {}, "→ sent ", ...sent.flatMap((each, i) => (i > 0 ? [", ", each] : [each])))
+              : null,
+          ),
+        );
+      })
+      .slice(-HISTORY_SHOWN)
+      .reverse();
+    replace(
+      this.#history,
+      h(
+        "header",
+        {},
+        h("h3", {}, "What was done"),
+        h(
+          "p",
+          { class: "muted mono", id: "trace-hash", "data-hash": trace.hex() },
+          `trace: ${trace.count} events, ${trace.hex()}`,
+        ),
+      ),
+      items.length > 0
+        ? h("ol", {}, ...items)
+        : h("p", { class: "muted" }, "Nothing yet. The newest will stand first."),
+    );
   }
 }
 
@@ -366,7 +574,9 @@ function results({ refused, events, delivered }: Outcome): HTMLElement | null {
   const lines = [
     ...refused.map((text) => line("wrong", "✗", text, "refused it: ")),
     ...events.map((text) => line("", "•", text, "")),
-    ...delivered.map((text) => h("li", { class: "ok" }, `✓ ${text.replace(/^(.): (.*)$/, "$1: a packet of $2 came out of the tunnel")}`)),
+    ...delivered.map((text) =>
+      h("li", { class: "ok" }, `✓ ${text.replace(/^(.): (.*)$/, "$1: a packet of $2 came out of the tunnel")}`),
+    ),
   ];
   return lines.length > 0 ? h("ul", { class: "results" }, ...lines) : null;
 }
@@ -374,7 +584,13 @@ function results({ refused, events, delivered }: Outcome): HTMLElement | null {
 function line(kind: string, mark: string, text: string, verb: string): HTMLElement {
   const [, who, what] = /^(.): (.*)$/.exec(text) ?? [null, "", text];
   const why = explain(what);
-  return h("li", { class: kind }, `${mark} ${who}${verb ? ` ${verb}` : ": "}`, h("code", {}, what), why ? h("span", { class: "why" }, ` ${why}`) : null);
+  return h(
+    "li",
+    { class: kind },
+    `${mark} ${who}${verb ? ` ${verb}` : ": "}`,
+    h("code", {}, what),
+    why ? h("span", { class: "why" }, ` ${why}`) : null,
+  );
 }
 
 /** Armed timers over a logarithmic axis. */
@@ -385,11 +601,31 @@ function timeline({ timers }: Side): HTMLElement {
     return element;
   };
   const sorted = [...timers].sort((one, other) => one.left - other.left);
-  return h("div", { class: "timers" }, h("h4", {}, "Timers"),
+  return h(
+    "div",
+    { class: "timers" },
+    h("h4", {}, "Timers"),
     sorted.length === 0 ? h("p", { class: "muted" }, "None is armed: it waits for packets.") : null,
-    h("ul", {}, ...sorted.map(({ name, left: ns }) =>
-      h("li", {}, h("span", {}, TIMER_TEXT[name], h("span", { class: "mono" }, ` in ${formatSeconds(ns)}`)), h("div", { class: "track", "aria-hidden": "true" }, place(h("div", { class: "run" }), "width", left(ns)))))),
-    sorted.length > 0 ? h("div", { class: "ticks", "aria-hidden": "true" }, ...TICKS_S.map((s) => place(h("span", {}, s < 60 ? `${s} s` : `${s / 60} min`), "left", left(s * 1e9)))) : null);
+    h(
+      "ul",
+      {},
+      ...sorted.map(({ name, left: ns }) =>
+        h(
+          "li",
+          {},
+          h("span", {}, TIMER_TEXT[name], h("span", { class: "mono" }, ` in ${formatSeconds(ns)}`)),
+          h("div", { class: "track", "aria-hidden": "true" }, place(h("div", { class: "run" }), "width", left(ns))),
+        ),
+      ),
+    ),
+    sorted.length > 0
+      ? h(
+          "div",
+          { class: "ticks", "aria-hidden": "true" },
+          ...TICKS_S.map((s) => place(h("span", {}, s < 60 ? `${s} s` : `${s / 60} min`), "left", left(s * 1e9))),
+        )
+      : null,
+  );
 }
 
 function formatSeconds(ns: number): string {
@@ -409,11 +645,19 @@ function arrow(from: Who): string {
   return from === 0 ? "a → b" : "b → a";
 }
 
-const NOUNS: Record<string, string> = { initiation: "initiation", response: "response", cookie: "cookie reply", data: "data message", keepalive: "keepalive" };
+const NOUNS: Record<string, string> = {
+  initiation: "initiation",
+  response: "response",
+  cookie: "cookie reply",
+  data: "data message",
+  keepalive: "keepalive",
+};
 
 function describeAction(bench: Workbench, action: Action): string {
   const flying = "at" in action ? bench.flight[action.at] : undefined;
-  const message = flying ? `the ${NOUNS[describe(flying.bytes)] ?? "damaged message"} ${arrow(sideOf(bench, flying.from))}` : "a message";
+  const message = flying
+    ? `the ${NOUNS[describe(flying.bytes)] ?? "damaged message"} ${arrow(sideOf(bench, flying.from))}`
+    : "a message";
   const who = "who" in action ? NAMES[action.who] : "";
   switch (action.do) {
     case "send":
@@ -439,7 +683,9 @@ function describeAction(bench: Workbench, action: Action): string {
     case "clock":
       return `The clock of ${who} is set ${action.seconds < 0 ? "back" : "forward"} by ${Math.abs(action.seconds)} s.`;
     case "keepalive":
-      return action.seconds ? `${who} is to send a keepalive every ${action.seconds} s.` : `${who} is to send no persistent keepalives.`;
+      return action.seconds
+        ? `${who} is to send a keepalive every ${action.seconds} s.`
+        : `${who} is to send no persistent keepalives.`;
     case "flood":
       return `A thousand initiations of nobody reach ${who} at once.`;
   }

@@ -46,21 +46,40 @@ interface Link {
   timer: ReturnType<typeof setInterval>;
 }
 
-const EXAMPLE = "[Interface]\nPrivateKey = …\nAddress = 10.0.0.2/32\n\n[Peer]\nPublicKey = …\nEndpoint = vpn.example:51820\nAllowedIPs = 10.0.0.0/24";
+const EXAMPLE =
+  "[Interface]\nPrivateKey = …\nAddress = 10.0.0.2/32\n\n[Peer]\nPublicKey = …\nEndpoint = vpn.example:51820\nAllowedIPs = 10.0.0.0/24";
 
 export class RealPanel {
   readonly element: HTMLElement;
   readonly #crypto: Primitives;
   readonly #notice = new Notice();
-  readonly #conf = h("textarea", { id: "conf", rows: 10, spellcheck: "false", autocomplete: "off", autocapitalize: "off", placeholder: EXAMPLE });
-  readonly #relay = h("input", { id: "relay", type: "url", autocomplete: "off", spellcheck: "false", placeholder: "wss://relay.example" });
+  readonly #conf = h("textarea", {
+    id: "conf",
+    rows: 10,
+    spellcheck: "false",
+    autocomplete: "off",
+    autocapitalize: "off",
+    placeholder: EXAMPLE,
+  });
+  readonly #relay = h("input", {
+    id: "relay",
+    type: "url",
+    autocomplete: "off",
+    spellcheck: "false",
+    placeholder: "wss://relay.example",
+  });
   readonly #token = h("input", { id: "token", type: "password", autocomplete: "off" });
   readonly #connect = button("Connect", () => void this.#open(), { class: "primary", id: "connect" });
   readonly #disconnect = button("Disconnect", () => void this.#close(), { id: "disconnect", disabled: true });
   readonly #state = h("div", { class: "state", id: "peer-state", role: "status" });
   readonly #log = h("ol", { class: "log", "aria-label": "Events" });
   readonly #pingTo = h("input", { id: "ping-to", autocomplete: "off", spellcheck: "false", placeholder: "10.0.0.1" });
-  readonly #getUrl = h("input", { id: "get-url", autocomplete: "off", spellcheck: "false", placeholder: "http://10.0.0.1/" });
+  readonly #getUrl = h("input", {
+    id: "get-url",
+    autocomplete: "off",
+    spellcheck: "false",
+    placeholder: "http://10.0.0.1/",
+  });
   readonly #ping = button("Ping", () => void this.#use((link) => this.#sendPing(link)), { id: "ping", disabled: true });
   readonly #get = button("GET", () => void this.#use((link) => this.#fetch(link)), { id: "get", disabled: true });
   readonly #output = h("pre", { class: "output", id: "output", "aria-live": "polite", tabindex: 0 });
@@ -69,18 +88,48 @@ export class RealPanel {
 
   constructor(crypto: Primitives) {
     this.#crypto = crypto;
-    this.element = h("div", { class: "panel" },
-      h("div", { class: "columns" },
-        h("section", { class: "card", "aria-label": "Connection" }, h("h3", {}, "Connect"),
-          h("p", { class: "muted" }, "A page has no UDP, so a relay carries its datagrams. It sees ciphertext only, and the configuration stays in this page's memory. Whoever runs the relay starts it with:"),
+    this.element = h(
+      "div",
+      { class: "panel" },
+      h(
+        "div",
+        { class: "columns" },
+        h(
+          "section",
+          { class: "card", "aria-label": "Connection" },
+          h("h3", {}, "Connect"),
+          h(
+            "p",
+            { class: "muted" },
+            "A page has no UDP, so a relay carries its datagrams. It sees ciphertext only, and the configuration stays in this page's memory. Whoever runs the relay starts it with:",
+          ),
           h("pre", { class: "output" }, `wasmguard relay --allow HOST:PORT --origin ${location.origin}`),
           h("label", { for: "conf" }, "Configuration (wg-quick)", this.#conf),
-          h("label", { for: "relay" }, "Relay", this.#relay), h("label", { for: "token" }, "Relay's token, if it wants one", this.#token),
-          h("div", { class: "actions" }, this.#connect, this.#disconnect)),
-        h("section", { class: "card", "aria-label": "Tunnel" }, h("h3", {}, "Tunnel"), this.#state, this.#log,
+          h("label", { for: "relay" }, "Relay", this.#relay),
+          h("label", { for: "token" }, "Relay's token, if it wants one", this.#token),
+          h("div", { class: "actions" }, this.#connect, this.#disconnect),
+        ),
+        h(
+          "section",
+          { class: "card", "aria-label": "Tunnel" },
+          h("h3", {}, "Tunnel"),
+          this.#state,
+          this.#log,
           h("h4", {}, "Try it"),
-          h("div", { class: "try" }, h("label", { for: "ping-to" }, "Ping", this.#pingTo), this.#ping, h("label", { for: "get-url" }, "HTTP GET", this.#getUrl), this.#get), this.#output)),
-      this.#notice.element, this.#list.element);
+          h(
+            "div",
+            { class: "try" },
+            h("label", { for: "ping-to" }, "Ping", this.#pingTo),
+            this.#ping,
+            h("label", { for: "get-url" }, "HTTP GET", this.#getUrl),
+            this.#get,
+          ),
+          this.#output,
+        ),
+      ),
+      this.#notice.element,
+      this.#list.element,
+    );
     this.#showState();
   }
 
@@ -99,9 +148,14 @@ export class RealPanel {
   async #openLink(): Promise<Link> {
     const config = parseConfig(this.#conf.value);
     checkConfig(config);
-    const websocket = new WebSocketTransport({ relay: this.#relay.value.trim(), token: this.#token.value || undefined });
+    const websocket = new WebSocketTransport({
+      relay: this.#relay.value.trim(),
+      token: this.#token.value || undefined,
+    });
     const names = new Map<string, string>();
-    const endpoints = config.peers.map(({ endpoint }) => endpoint && findEndpoint(websocket, endpoint.host, endpoint.port, names));
+    const endpoints = config.peers.map(
+      ({ endpoint }) => endpoint && findEndpoint(websocket, endpoint.host, endpoint.port, names),
+    );
     const dissector = new Dissector(this.#crypto);
     const messages: Listed[] = [];
     const lost = new Map<string, number>();
@@ -112,8 +166,11 @@ export class RealPanel {
       const text = formatEndpoint(remote);
       const where = names.get(text) ?? text;
       messages.push({
-        number: ++number, time: `${((performance.now() - started) / 1000).toFixed(3)} s`, way: incoming ? `${where} → us` : `us → ${where}`,
-        bytes: copy, dissection: dissector.dissect(copy),
+        number: ++number,
+        time: `${((performance.now() - started) / 1000).toFixed(3)} s`,
+        way: incoming ? `${where} → us` : `us → ${where}`,
+        bytes: copy,
+        dissection: dissector.dissect(copy),
       });
       if (messages.length > MESSAGES_MAX) messages.shift();
       this.#changed = true;
@@ -124,7 +181,8 @@ export class RealPanel {
       // A WebSocket that is refused does not say why; the relay does, when it is asked.
       if (code !== "ECONNREFUSED" || asked) return;
       asked = true;
-      for (const endpoint of endpoints) if (endpoint) websocket.check(endpoint).catch((error: unknown) => this.#notice.error(error));
+      for (const endpoint of endpoints)
+        if (endpoint) websocket.check(endpoint).catch((error: unknown) => this.#notice.error(error));
     };
     let input = (_: InPacket): void => {};
     replace(this.#log);
@@ -139,9 +197,14 @@ export class RealPanel {
       const stack = new Stack({ link: device.link, addresses: config.interface.addresses, clock, random: fillRandom });
       input = (packet) => stack.input(packet);
       const { dns: servers, searchDomains } = config.interface;
-      const resolver = servers.length > 0 ? new Resolver({ stack, servers, searchDomains, clock, random: fillRandom }) : null;
+      const resolver =
+        servers.length > 0 ? new Resolver({ stack, servers, searchDomains, clock, random: fillRandom }) : null;
       // Names are the relay's to resolve: theirs are addresses that stand for them.
-      const nowhere = new Map<string, IpAddress>(config.peers.flatMap(({ endpoint }) => (endpoint ? [[endpoint.host, { family: 6, address: new Uint8Array(16) }] as const] : [])));
+      const nowhere = new Map<string, IpAddress>(
+        config.peers.flatMap(({ endpoint }) =>
+          endpoint ? [[endpoint.host, { family: 6, address: new Uint8Array(16) }] as const] : [],
+        ),
+      );
       const change = { ...toDeviceChange(config, nowhere), listenPort: 0, fwmark: 0 };
       change.peers.forEach((peer, i) => (peer.endpoint = endpoints[i]));
       await device.configure(change);
@@ -185,17 +248,52 @@ export class RealPanel {
       const last = Number(peer.lastHandshake.sec);
       const age = Math.max(0, Math.round(Date.now() / 1000 - last));
       peer.presharedKey.fill(0);
-      return h("li", {}, h("strong", { class: "mono" }, `${encodeBase64Key(peer.publicKey).slice(0, 8)}…`),
-        last === 0 ? h("span", {}, " ○ no handshake yet") : h("span", { class: "ok" }, ` ● handshake ${age} s ago`), h("span", { class: "muted" }, ` · ${peer.rxBytes} B received, ${peer.txBytes} B sent`));
+      return h(
+        "li",
+        {},
+        h("strong", { class: "mono" }, `${encodeBase64Key(peer.publicKey).slice(0, 8)}…`),
+        last === 0 ? h("span", {}, " ○ no handshake yet") : h("span", { class: "ok" }, ` ● handshake ${age} s ago`),
+        h("span", { class: "muted" }, ` · ${peer.rxBytes} B received, ${peer.txBytes} B sent`),
+      );
     });
-    replace(this.#state, h("ul", { class: "plain" }, ...peers),
-      drops.length > 0 ? h("ul", { class: "results" }, ...drops.map(([reason, count]) => h("li", { class: "wrong" }, `✗ refused: ${reason} × ${count}`, h("span", { class: "why" }, ` ${explain(snakeCase(reason)) ?? ""}`)))) : null,
-      link.lost.size > 0 ? h("p", { class: "wrong" }, `✗ lost on the way to the relay: ${[...link.lost].map(([code, count]) => `${code} × ${count}`).join(", ")}`) : null);
+    replace(
+      this.#state,
+      h("ul", { class: "plain" }, ...peers),
+      drops.length > 0
+        ? h(
+            "ul",
+            { class: "results" },
+            ...drops.map(([reason, count]) =>
+              h(
+                "li",
+                { class: "wrong" },
+                `✗ refused: ${reason} × ${count}`,
+                h("span", { class: "why" }, ` ${explain(snakeCase(reason)) ?? ""}`),
+              ),
+            ),
+          )
+        : null,
+      link.lost.size > 0
+        ? h(
+            "p",
+            { class: "wrong" },
+            `✗ lost on the way to the relay: ${[...link.lost].map(([code, count]) => `${code} × ${count}`).join(", ")}`,
+          )
+        : null,
+    );
   }
 
   #event(name: string | undefined, ms: number): void {
     if (name === undefined) return;
-    this.#log.prepend(h("li", {}, h("span", { class: "muted mono" }, `${(ms / 1000).toFixed(3)} s `), h("code", {}, name), ` ${EVENTS[name] ?? ""}`));
+    this.#log.prepend(
+      h(
+        "li",
+        {},
+        h("span", { class: "muted mono" }, `${(ms / 1000).toFixed(3)} s `),
+        h("code", {}, name),
+        ` ${EVENTS[name] ?? ""}`,
+      ),
+    );
     while (this.#log.children.length > LOG_MAX) this.#log.lastChild!.remove();
   }
 
@@ -253,7 +351,8 @@ function snakeCase(name: string): string {
 function checkConfig({ interface: own, peers }: Config): void {
   if (!own.privateKey) throw new RangeError("The configuration has no PrivateKey");
   if (own.addresses.length === 0) throw new RangeError("The configuration has no Address");
-  if (!peers.some(({ endpoint }) => endpoint)) throw new RangeError("The configuration has no [Peer] with an Endpoint: a page cannot be called");
+  if (!peers.some(({ endpoint }) => endpoint))
+    throw new RangeError("The configuration has no [Peer] with an Endpoint: a page cannot be called");
 }
 
 function findEndpoint(transport: WebSocketTransport, host: string, port: number, names: Map<string, string>): Endpoint {
@@ -265,7 +364,8 @@ function findEndpoint(transport: WebSocketTransport, host: string, port: number,
 
 function keyLogOf({ localStaticPrivate, remoteStaticPublic, localEphemeralPrivate, presharedKey }: HandshakeKeys) {
   return {
-    staticPrivate: [localStaticPrivate.slice()], staticPublic: [remoteStaticPublic.slice()],
+    staticPrivate: [localStaticPrivate.slice()],
+    staticPublic: [remoteStaticPublic.slice()],
     ephemerals: [{ privateKey: localEphemeralPrivate.slice(), presharedKey: presharedKey.slice() }],
   };
 }

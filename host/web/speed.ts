@@ -25,7 +25,10 @@ export async function measure(build: CoreBuild, breathe: () => Promise<void>): P
   let bytes = 0;
   for (let round = 0; round < ROUNDS; round++) {
     await breathe();
-    bytes = Math.max(bytes, perSecond(ROUND_PACKETS * FULL_PACKET_LEN, () => seal(ROUND_PACKETS)));
+    bytes = Math.max(
+      bytes,
+      perSecond(ROUND_PACKETS * FULL_PACKET_LEN, () => seal(ROUND_PACKETS)),
+    );
   }
   await prepareBuild(build);
   const sim = new Simulator({ build });
@@ -40,9 +43,12 @@ export async function measure(build: CoreBuild, breathe: () => Promise<void>): P
   for (let i = 0; i < ROUND_HANDSHAKES; i++) handshake();
   for (let round = 0; round < ROUNDS; round++) {
     await breathe();
-    done = Math.max(done, perSecond(ROUND_HANDSHAKES, () => {
-      for (let i = 0; i < ROUND_HANDSHAKES; i++) handshake();
-    }));
+    done = Math.max(
+      done,
+      perSecond(ROUND_HANDSHAKES, () => {
+        for (let i = 0; i < ROUND_HANDSHAKES; i++) handshake();
+      }),
+    );
   }
   const completed = a.events.filter(({ what }) => what === "handshake_complete").length;
   if (completed < ROUND_HANDSHAKES * (ROUNDS + 1)) throw new Error(`only ${completed} handshakes were completed`);

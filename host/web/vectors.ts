@@ -40,7 +40,13 @@ function same(bytes: Uint8Array | null, wanted: string): boolean {
   return bytes !== null && Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("") === wanted;
 }
 
-function check<T>(name: string, source: string, vectors: T[], id: (vector: T, i: number) => string, passes: (vector: T) => boolean): VectorResult {
+function check<T>(
+  name: string,
+  source: string,
+  vectors: T[],
+  id: (vector: T, i: number) => string,
+  passes: (vector: T) => boolean,
+): VectorResult {
   const failed = vectors.flatMap((vector, i) => (passes(vector) ? [] : [id(vector, i)]));
   return { name, source, passed: vectors.length - failed.length, failed };
 }
@@ -57,8 +63,16 @@ export function* runVectors(crypto: Primitives, { aead, xaead, x25519, blake2s }
   const byId = ({ id }: { id: number }): string => `case ${id}`;
   yield check("ChaCha20-Poly1305", "Wycheproof", aead, byId, (vector) => sealed(crypto, vector));
   yield check("XChaCha20-Poly1305", "Wycheproof", xaead, byId, (vector) => sealed(crypto, vector));
-  yield check("X25519", "Wycheproof", x25519, byId, (vector) => same(crypto.dh(unhex(vector.private), unhex(vector.public)), vector.shared));
-  yield check("BLAKE2s, keyed", "its authors", blake2s, (_, i) => `${i} bytes`, ({ in: message, key, hash }) => {
-    return same(crypto.keyedHash(unhex(key), unhex(message)), hash);
-  });
+  yield check("X25519", "Wycheproof", x25519, byId, (vector) =>
+    same(crypto.dh(unhex(vector.private), unhex(vector.public)), vector.shared),
+  );
+  yield check(
+    "BLAKE2s, keyed",
+    "its authors",
+    blake2s,
+    (_, i) => `${i} bytes`,
+    ({ in: message, key, hash }) => {
+      return same(crypto.keyedHash(unhex(key), unhex(message)), hash);
+    },
+  );
 }

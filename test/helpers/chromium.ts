@@ -5,7 +5,13 @@ import { type Browser, chromium, type Page } from "playwright-core";
 
 export const PATH = "/usr/bin/chromium";
 const FLAGS = [
-  "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+  "--no-sandbox",
+  "--disable-gpu",
+  "--disable-quic",
+  "--no-first-run",
+  "--disable-background-networking",
+  "--disable-component-update",
+  "--disable-sync",
 ];
 
 /** Why there is no browser here; null when there is one. */
@@ -21,7 +27,11 @@ export function launch(executablePath = PATH): Promise<Browser> {
 export type Options = NonNullable<Parameters<Browser["newPage"]>[0]>;
 
 /** A new page, and everything that went wrong in it. */
-export async function openPage(browser: Browser, url: string, options: Options = {}): Promise<{ page: Page; complaints: string[] }> {
+export async function openPage(
+  browser: Browser,
+  url: string,
+  options: Options = {},
+): Promise<{ page: Page; complaints: string[] }> {
   const page = await browser.newPage(options);
   page.setDefaultTimeout(10_000);
   const complaints: string[] = [];

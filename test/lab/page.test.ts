@@ -48,7 +48,9 @@ const bench = (actions: readonly Action[]): Workbench => buildBench(crypto, "pag
 const vectors = JSON.parse(readFileSync(new URL("vectors.json", LAB), "utf8")) as Vectors;
 
 function wasmguard(args: string[]): ReturnType<typeof spawn> {
-  return spawn(process.execPath, [...("Deno" in globalThis ? ["run", "-A"] : []), CLI, ...args], { stdio: ["ignore", "pipe", "pipe"] });
+  return spawn(process.execPath, [...("Deno" in globalThis ? ["run", "-A"] : []), CLI, ...args], {
+    stdio: ["ignore", "pipe", "pipe"],
+  });
 }
 
 async function ended(args: string[]): Promise<{ code: number; out: string }> {
@@ -64,13 +66,18 @@ async function ended(args: string[]): Promise<{ code: number; out: string }> {
 const parts = suite("lab: parts of the page");
 
 parts("every reason and event has its sentence", () => {
-  for (const name of [...DROP_NAMES, ...EVENT_NAMES].filter((name) => name && name !== "none" && name !== "ephemeral")) assert.ok(explain(name), name);
+  for (const name of [...DROP_NAMES, ...EVENT_NAMES].filter((name) => name && name !== "none" && name !== "ephemeral"))
+    assert.ok(explain(name), name);
 });
 
 parts("the vectors are all there, and all pass in Node", () => {
   const count = (name: string, ivSize?: number): number => {
-    const { testGroups } = JSON.parse(readFileSync(new URL(name, VECTORS), "utf8")) as { testGroups: { ivSize?: number; tests: unknown[] }[] };
-    return testGroups.filter((group) => ivSize === undefined || group.ivSize === ivSize).reduce((sum, { tests }) => sum + tests.length, 0);
+    const { testGroups } = JSON.parse(readFileSync(new URL(name, VECTORS), "utf8")) as {
+      testGroups: { ivSize?: number; tests: unknown[] }[];
+    };
+    return testGroups
+      .filter((group) => ivSize === undefined || group.ivSize === ivSize)
+      .reduce((sum, { tests }) => sum + tests.length, 0);
   };
   assert.equal(vectors.aead.length, count("wycheproof_chacha20_poly1305.json", 96));
   assert.equal(vectors.xaead.length, count("wycheproof_xchacha20_poly1305.json", 192));
@@ -81,28 +88,45 @@ parts("the vectors are all there, and all pass in Node", () => {
 
 parts("a vector that is wrong fails", () => {
   const [first] = vectors.aead;
-  const wrong = { ...vectors, aead: [{ ...first, tag: first.tag.replace(/^./, (digit) => (digit === "0" ? "1" : "0")) }] };
+  const wrong = {
+    ...vectors,
+    aead: [{ ...first, tag: first.tag.replace(/^./, (digit) => (digit === "0" ? "1" : "0")) }],
+  };
   assert.deepEqual(runVectors(crypto, wrong).next().value!.failed, [`case ${first.id}`]);
 });
 
 parts("HTTP answers are read, whole, chunked or none", () => {
   const bytes = (text: string): Uint8Array => new TextEncoder().encode(text);
   const plain = parse(bytes("HTTP/1.1 200 OK\r\nA: b\r\n\r\nbody"));
-  assert.deepEqual([plain.status, plain.headers, new TextDecoder().decode(plain.body)], ["HTTP/1.1 200 OK", ["A: b"], "body"]);
-  const chunked = parse(bytes("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n3;x=y\r\n it\r\n0\r\n\r\n"));
+  assert.deepEqual(
+    [plain.status, plain.headers, new TextDecoder().decode(plain.body)],
+    ["HTTP/1.1 200 OK", ["A: b"], "body"],
+  );
+  const chunked = parse(
+    bytes("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n3;x=y\r\n it\r\n0\r\n\r\n"),
+  );
   assert.equal(new TextDecoder().decode(chunked.body), "body it");
-  for (const bad of ["", "SSH-2.0\r\n\r\n", "HTTP/1.1 200 OK\r\n"]) assert.throws(() => parse(bytes(bad)), /answer/, bad);
+  for (const bad of ["", "SSH-2.0\r\n\r\n", "HTTP/1.1 200 OK\r\n"])
+    assert.throws(() => parse(bytes(bad)), /answer/, bad);
 });
 
 parts("a saved bench comes back; what is none is refused by name", () => {
-  const saved = bench([{ do: "send", who: 0 }, { do: "deliver", at: 0 }]);
+  const saved = bench([
+    { do: "send", who: 0 },
+    { do: "deliver", at: 0 },
+  ]);
   const text = formatBenchTrace(saved);
   assert.deepEqual(parseBenchTrace(text), { seed: 1, actions: saved.actions, lines: saved.sim.trace.lines });
   for (const [bad, why] of [
-    ["", /does not begin/], ['# wasmguard trace {"seed":1}\n', /recording of wasmguard simulate/], ["# wasmguard bench {\n", /cannot be read/],
-    ["# wasmguard bench null\n", /cannot be read/], ['# wasmguard bench {"seed":1}\n', /no actions/], ['# wasmguard bench {"seed":-1,"do":""}\n', /seed/],
+    ["", /does not begin/],
+    ['# wasmguard trace {"seed":1}\n', /recording of wasmguard simulate/],
+    ["# wasmguard bench {\n", /cannot be read/],
+    ["# wasmguard bench null\n", /cannot be read/],
+    ['# wasmguard bench {"seed":1}\n', /no actions/],
+    ['# wasmguard bench {"seed":-1,"do":""}\n', /seed/],
     ['# wasmguard bench {"seed":1,"do":"s0.q"}\n', /Action 2/],
-  ] as const) assert.throws(() => parseBenchTrace(bad), { message: why }, bad);
+  ] as const)
+    assert.throws(() => parseBenchTrace(bad), { message: why }, bad);
 });
 
 parts("wasmguard lab serves its files and nothing else, and ends at Ctrl-C", async () => {
@@ -111,10 +135,17 @@ parts("wasmguard lab serves its files and nothing else, and ends at Ctrl-C", asy
   const url = String(line).trim();
   const page = await fetch(url);
   assert.equal(page.headers.get("cross-origin-opener-policy"), "same-origin");
-  assert.match(page.headers.get("content-security-policy")!, /^default-src 'none'; script-src 'self' 'wasm-unsafe-eval'/);
+  assert.match(
+    page.headers.get("content-security-policy")!,
+    /^default-src 'none'; script-src 'self' 'wasm-unsafe-eval'/,
+  );
   const text = await page.text();
   assert.ok(!/<script(?![^>]*\bsrc=)|\bon\w+=|style=/.test(text), "something stands inline");
-  for (const [name, type] of [["app.js", "text/javascript; charset=utf-8"], ["core-page.wasm", "application/wasm"], ["vectors.json", "application/json"]]) {
+  for (const [name, type] of [
+    ["app.js", "text/javascript; charset=utf-8"],
+    ["core-page.wasm", "application/wasm"],
+    ["vectors.json", "application/json"],
+  ]) {
     const response = await fetch(url + name);
     assert.deepEqual([response.status, response.headers.get("content-type")], [200, type]);
     await response.body!.cancel();
@@ -193,7 +224,11 @@ async function inBrowser(): Promise<void> {
         await press("deliver0");
         const said = await news();
         const wanted = field === "mac2" ? null : field === "type" ? "bad_type" : "bad_mac1";
-        if (wanted) assert.ok(said.includes(`✗ ${type === "initiation" ? "b" : "a"} refused it: ${wanted} ${explain(wanted)}`), `${field}: ${said}`);
+        if (wanted)
+          assert.ok(
+            said.includes(`✗ ${type === "initiation" ? "b" : "a"} refused it: ${wanted} ${explain(wanted)}`),
+            `${field}: ${said}`,
+          );
         else assert.ok(!said.includes("✗"), `${field}: ${said}`);
       }
     });
@@ -205,7 +240,10 @@ async function inBrowser(): Promise<void> {
       const said = await page.innerText(".history");
       for (const wanted of shows) {
         const [side, what] = wanted.split(": ");
-        assert.ok(said.includes(`${side}: ${what}`) || said.includes(`${side} refused it: ${what}`), `${wanted} is not in ${said}`);
+        assert.ok(
+          said.includes(`${side}: ${what}`) || said.includes(`${side} refused it: ${what}`),
+          `${wanted} is not in ${said}`,
+        );
       }
       assert.equal(await hash(), bench(actions).sim.trace.hex());
       assert.equal(new URL(page.url()).hash, `#seed=1&do=${formatActions(actions)}`);
@@ -236,7 +274,8 @@ async function inBrowser(): Promise<void> {
   test("the grid by arrow keys, and the tabs", async () => {
     await go("seed=1&do=s0");
     await page.focus('[data-key="byte0"]');
-    for (const key of ["ArrowRight", "ArrowDown", "ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown"]) await page.keyboard.press(key);
+    for (const key of ["ArrowRight", "ArrowDown", "ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown"])
+      await page.keyboard.press(key);
     await page.keyboard.press("Enter");
     assert.match(await page.innerText(".bits"), /byte 17 · ephemeral/);
     await page.focus("#tab-peers");
@@ -248,7 +287,11 @@ async function inBrowser(): Promise<void> {
   });
 
   test("links that cannot be opened say why, and the page goes on", async () => {
-    for (const [link, reason] of [["do=zz", /"zz", cannot be read/], ["seed=1.5&do=s0", /seed/], ["seed=1&do=d5", /Action 1: Cannot deliver: 0 datagrams/]] as const) {
+    for (const [link, reason] of [
+      ["do=zz", /"zz", cannot be read/],
+      ["seed=1.5&do=s0", /seed/],
+      ["seed=1&do=d5", /Action 1: Cannot deliver: 0 datagrams/],
+    ] as const) {
       await go(link);
       assert.match(await page.innerText("main > .notice"), reason);
     }
@@ -266,20 +309,33 @@ async function inBrowser(): Promise<void> {
     const text = readFileSync(path, "utf8");
     assert.equal(text, formatBenchTrace(bench(actions)));
     const { trace } = bench(actions).sim;
-    assert.deepEqual(await ended(["replay", path]), { code: 0, out: `the same: ${trace.count} events, ${trace.hex()}\n` });
+    assert.deepEqual(await ended(["replay", path]), {
+      code: 0,
+      out: `the same: ${trace.count} events, ${trace.hex()}\n`,
+    });
     const load = async (name: string, content: string | Uint8Array): Promise<string> => {
       await page.setInputFiles("#load-trace", { name, mimeType: "text/plain", buffer: Buffer.from(content) });
-      await page.waitForFunction((name) => document.querySelector("#panel-peers .notice")!.textContent!.includes(name), name === "a.trace" ? name : "Error");
+      await page.waitForFunction(
+        (name) => document.querySelector("#panel-peers .notice")!.textContent!.includes(name),
+        name === "a.trace" ? name : "Error",
+      );
       return alertText("peers");
     };
     await press("reset");
-    assert.match(await load("a.trace", text), new RegExp(`the same happened again, ${trace.count} events, ${trace.hex()}`));
+    assert.match(
+      await load("a.trace", text),
+      new RegExp(`the same happened again, ${trace.count} events, ${trace.hex()}`),
+    );
     assert.equal(await hash(), trace.hex());
     await press("back"); // the notice goes
     const lines = text.split("\n");
     lines[5] = lines[5].replace(/.$/, (digit) => (digit === "0" ? "1" : "0"));
     assert.match(await load("changed", lines.join("\n")), /differs at event 5/);
-    for (const [content, reason] of [["", /does not begin/], ["# wasmguard trace {}\n", /simulate/], [Uint8Array.of(0x0a, 0x0d, 0x0d, 0x0a), /does not begin/]] as const) {
+    for (const [content, reason] of [
+      ["", /does not begin/],
+      ["# wasmguard trace {}\n", /simulate/],
+      [Uint8Array.of(0x0a, 0x0d, 0x0d, 0x0a), /does not begin/],
+    ] as const) {
       await press("back");
       assert.match(await load("bad", content), reason);
     }
@@ -293,11 +349,17 @@ async function inBrowser(): Promise<void> {
     await page.waitForSelector("#vectors-verdict");
     const rows = await page.locator("#vectors tbody tr").allInnerTexts();
     const wanted = [...runVectors(crypto, vectors)];
-    assert.deepEqual(rows.map((row) => row.split("\t").map((cell) => cell.trim())), wanted.map(({ name, source, passed }) => [name, source, String(passed), "✓ none"]));
+    assert.deepEqual(
+      rows.map((row) => row.split("\t").map((cell) => cell.trim())),
+      wanted.map(({ name, source, passed }) => [name, source, String(passed), "✓ none"]),
+    );
     await page.click("#run-bench");
     await page.waitForSelector("#speeds figure", { timeout: 20_000 });
     const speeds = await page.locator("#speeds tbody tr").allInnerTexts();
-    assert.deepEqual(speeds.map((row) => row.split("\t")[0].trim()), ["page", "plain", "relaxed"]);
+    assert.deepEqual(
+      speeds.map((row) => row.split("\t")[0].trim()),
+      ["page", "plain", "relaxed"],
+    );
     for (const row of speeds) assert.match(row, /[1-9]\d* MB\/s\s+[1-9]\d*\/s/);
     assert.equal(await page.locator("#speeds svg rect").count(), 6);
   });
@@ -307,15 +369,20 @@ async function inBrowser(): Promise<void> {
   test("a capture with a key log: every message read, the inner packet too", async () => {
     const { capture, keys } = await makeCapture();
     await tab("decode");
-    const give = (input: string, name: string, content: string | Uint8Array) => page.setInputFiles(input, { name, mimeType: "", buffer: Buffer.from(content) });
-    const summary = (text: string) => page.waitForFunction((text) => document.querySelector("#decode-summary")!.textContent!.includes(text), text);
+    const give = (input: string, name: string, content: string | Uint8Array) =>
+      page.setInputFiles(input, { name, mimeType: "", buffer: Buffer.from(content) });
+    const summary = (text: string) =>
+      page.waitForFunction((text) => document.querySelector("#decode-summary")!.textContent!.includes(text), text);
     await give("#capture-file", "lab.pcapng", capture);
     await summary("WireGuard messages");
     assert.match(await page.innerText("#panel-decode .inspector"), /mac1 fits no static public key/);
     await give("#key-file", "lab.keys", keys);
     await summary("keys of lab.keys");
     const rows = await page.locator("#panel-decode tbody tr").allInnerTexts();
-    assert.deepEqual(rows.slice(0, 3).map((row) => row.split("\t")[2].trim()), ["initiation", "response", "data"]);
+    assert.deepEqual(
+      rows.slice(0, 3).map((row) => row.split("\t")[2].trim()),
+      ["initiation", "response", "data"],
+    );
     assert.ok(!rows.some((row) => row.includes("✗")), rows.join("\n"));
     await page.click('#panel-decode [data-key="message3"]');
     assert.match(await page.innerText("#panel-decode .inspector"), /IPv4 10\.0\.0\.1 > 10\.0\.0\.2 UDP/);
@@ -327,9 +394,16 @@ async function inBrowser(): Promise<void> {
     await summary("cut.pcapng");
     assert.match(await alertText("decode"), /the file ends before/);
     assert.ok((await page.locator("#panel-decode tbody tr").count()) >= 2, "what came before the damage is gone");
-    for (const [content, reason] of [[Uint8Array.of(1, 2, 3), /no capture/], [new Uint8Array(5000).fill(0x91), /neither pcap nor pcapng/]] as const) {
+    for (const [content, reason] of [
+      [Uint8Array.of(1, 2, 3), /no capture/],
+      [new Uint8Array(5000).fill(0x91), /neither pcap nor pcapng/],
+    ] as const) {
       await give("#capture-file", "bad", content);
-      await page.waitForFunction(() => !document.querySelector<HTMLElement>("#panel-decode .notice")!.hidden && document.querySelector("#decode-summary")!.textContent!.startsWith("bad"));
+      await page.waitForFunction(
+        () =>
+          !document.querySelector<HTMLElement>("#panel-decode .notice")!.hidden &&
+          document.querySelector("#decode-summary")!.textContent!.startsWith("bad"),
+      );
       assert.match(await alertText("decode"), reason);
     }
     await give("#key-file", "bad.keys", "LOCAL_STATIC_PRIVATE_KEY = nothing\n");
@@ -338,7 +412,9 @@ async function inBrowser(): Promise<void> {
     writeFileSync(huge, "");
     truncateSync(huge, 1 << 30);
     await page.setInputFiles("#capture-file", huge);
-    await page.waitForFunction(() => document.querySelector("#panel-decode .notice")!.textContent!.includes("200 MiB are the most"));
+    await page.waitForFunction(() =>
+      document.querySelector("#panel-decode .notice")!.textContent!.includes("200 MiB are the most"),
+    );
     await give("#capture-file", "lab.pcapng", capture);
     await summary("lab.pcapng");
     assert.equal(await page.locator("#panel-decode tbody tr").count(), rows.length);
@@ -350,7 +426,11 @@ async function inBrowser(): Promise<void> {
     test(`a peer behind a relay: handshake, ping and GET; ${isolated === "true" ? "" : "not "}isolated`, async () => {
       const origin = servers[isolated].slice(0, -1);
       const peer = await openPeer();
-      const relay = new Relay({ allow: [`127.0.0.1:${peer.tunnel.listenPort}`], token: "the relay's token", origins: [origin] });
+      const relay = new Relay({
+        allow: [`127.0.0.1:${peer.tunnel.listenPort}`],
+        token: "the relay's token",
+        origins: [origin],
+      });
       const bound = await relay.listen(0, "127.0.0.1");
       const other = await openPage(browser, `${servers[isolated]}#tab=real`);
       try {
@@ -360,10 +440,15 @@ async function inBrowser(): Promise<void> {
         await other.page.fill("#relay", `ws://127.0.0.1:${bound.port}`);
         await other.page.fill("#token", "another token, wrong");
         await other.page.click("#connect");
-        await other.page.waitForFunction(() => document.querySelector("#panel-real .notice")!.textContent!.includes("token"));
+        await other.page.waitForFunction(() =>
+          document.querySelector("#panel-real .notice")!.textContent!.includes("token"),
+        );
         // Chromium writes refusals into the console, and that is all it writes.
         const refused = other.complaints.splice(0);
-        assert.ok(refused.every((text) => text.includes("401") || text.includes("/udp/")), refused.join("\n"));
+        assert.ok(
+          refused.every((text) => text.includes("401") || text.includes("/udp/")),
+          refused.join("\n"),
+        );
         await other.page.click("#disconnect");
         await other.page.fill("#token", "the relay's token");
         await other.page.click("#connect");
@@ -382,14 +467,24 @@ async function inBrowser(): Promise<void> {
         await other.page.click("#get");
         await other.page.waitForFunction(() => document.querySelector("#output")!.textContent!.includes("Only http:"));
         const rows = (await other.page.locator("#panel-real tbody tr").allInnerTexts()).reverse();
-        assert.deepEqual(rows.slice(0, 2).map((row) => row.split("\t")[2].trim()), ["initiation", "response"]);
+        assert.deepEqual(
+          rows.slice(0, 2).map((row) => row.split("\t")[2].trim()),
+          ["initiation", "response"],
+        );
         assert.ok(!rows.some((row) => row.includes("✗")), rows.join("\n"));
         // Secrets stay: neither in the address nor in any storage.
-        const kept = await other.page.evaluate(() => [location.href, JSON.stringify(localStorage), JSON.stringify(sessionStorage), document.cookie].join());
+        const kept = await other.page.evaluate(() =>
+          [location.href, JSON.stringify(localStorage), JSON.stringify(sessionStorage), document.cookie].join(),
+        );
         assert.ok(!kept.includes(peer.privateKey) && !kept.includes("token,"), kept);
         await other.page.click("#disconnect");
-        await other.page.waitForFunction(() => document.querySelector("#peer-state")!.textContent!.includes("not connected"));
-        for (const [conf, reason] of [["", /no PrivateKey/], ["[Interface]\nPrivateKey = x\n", /line 2: PrivateKey/]] as const) {
+        await other.page.waitForFunction(() =>
+          document.querySelector("#peer-state")!.textContent!.includes("not connected"),
+        );
+        for (const [conf, reason] of [
+          ["", /no PrivateKey/],
+          ["[Interface]\nPrivateKey = x\n", /line 2: PrivateKey/],
+        ] as const) {
           await other.page.fill("#conf", conf);
           await other.page.click("#connect");
           await other.page.waitForSelector("#panel-real .notice.error");
@@ -415,7 +510,8 @@ async function inBrowser(): Promise<void> {
         socket.send("text, and no datagram");
         socket.send(new Uint8Array(0));
         socket.send(new Uint8Array(70_000));
-        for (const type of [0, 1, 2, 3, 4, 255]) for (const length of [1, 4, 32, 64, 92, 148, 1500]) socket.send(new Uint8Array(length).fill(type, 0, 1));
+        for (const type of [0, 1, 2, 3, 4, 255])
+          for (const length of [1, 4, 32, 64, 92, 148, 1500]) socket.send(new Uint8Array(length).fill(type, 0, 1));
         socket.send(message); // its own initiation
         const changed = new Uint8Array(message);
         changed[20] ^= 1;
@@ -424,17 +520,26 @@ async function inBrowser(): Promise<void> {
     });
     const other = await openPage(browser, `${servers.true}#tab=real`);
     const key = encodeBase64Key(generatePrivateKey());
-    await other.page.fill("#conf", `[Interface]\nPrivateKey = ${key}\nAddress = 10.9.0.2/32\n[Peer]\nPublicKey = ${encodeBase64Key(crypto.publicKey(generatePrivateKey()))}\nEndpoint = vpn.example:51820\nAllowedIPs = 0.0.0.0/0\n`);
+    await other.page.fill(
+      "#conf",
+      `[Interface]\nPrivateKey = ${key}\nAddress = 10.9.0.2/32\n[Peer]\nPublicKey = ${encodeBase64Key(crypto.publicKey(generatePrivateKey()))}\nEndpoint = vpn.example:51820\nAllowedIPs = 0.0.0.0/0\n`,
+    );
     await other.page.fill("#relay", `ws://127.0.0.1:${(hostile.address() as AddressInfo).port}`);
     await other.page.click("#connect");
-    await other.page.waitForFunction(() => ["badType", "badLength", "badMac1", "EPROTO", "EMSGSIZE"].every((name) => document.querySelector("#peer-state")!.textContent!.includes(name)));
+    await other.page.waitForFunction(() =>
+      ["badType", "badLength", "badMac1", "EPROTO", "EMSGSIZE"].every((name) =>
+        document.querySelector("#peer-state")!.textContent!.includes(name),
+      ),
+    );
     assert.ok(started >= 1, "nothing came to the relay");
     assert.match(await other.page.innerText("#panel-real tbody"), /us → vpn\.example:51820/);
-    await other.page.click('#panel-real .list tbody tr:nth-child(2) button');
+    await other.page.click("#panel-real .list tbody tr:nth-child(2) button");
     assert.match(await other.page.innerText("#panel-real .inspector"), /Message \d+/);
     await other.page.fill("#get-url", "http://10.9.0.1/");
     await other.page.click("#disconnect");
-    await other.page.waitForFunction(() => document.querySelector("#peer-state")!.textContent!.includes("not connected"));
+    await other.page.waitForFunction(() =>
+      document.querySelector("#peer-state")!.textContent!.includes("not connected"),
+    );
     assert.deepEqual(other.complaints, []);
     await other.page.close();
     for (const client of hostile.clients) client.terminate();
@@ -444,7 +549,10 @@ async function inBrowser(): Promise<void> {
   test("without isolation the same trace, and a bench of the builds that run", async () => {
     const other = await openPage(browser, `${servers.false}#seed=1&do=s0.d0.d0.d0`);
     assert.equal(await other.page.evaluate(() => crossOriginIsolated), false);
-    assert.equal(await other.page.getAttribute("#trace-hash", "data-hash"), bench([{ do: "send", who: 0 }, ...Array(3).fill({ do: "deliver", at: 0 })]).sim.trace.hex());
+    assert.equal(
+      await other.page.getAttribute("#trace-hash", "data-hash"),
+      bench([{ do: "send", who: 0 }, ...Array(3).fill({ do: "deliver", at: 0 })]).sim.trace.hex(),
+    );
     await other.page.click("#tab-check");
     await other.page.click("#run-bench");
     await other.page.waitForSelector("#speeds figure", { timeout: 20_000 });
@@ -457,7 +565,9 @@ async function inBrowser(): Promise<void> {
   });
 
   test("nothing is wider than a narrow screen", async () => {
-    const other = await openPage(browser, `${servers.true}#seed=1&do=s0.d0.d0`, { viewport: { width: 360, height: 780 } });
+    const other = await openPage(browser, `${servers.true}#seed=1&do=s0.d0.d0`, {
+      viewport: { width: 360, height: 780 },
+    });
     const { capture, keys } = await makeCapture();
     for (const id of ["peers", "real", "decode", "check"]) {
       await other.page.click(`#tab-${id}`);
@@ -465,7 +575,9 @@ async function inBrowser(): Promise<void> {
         await other.page.click("#run-vectors");
         await other.page.waitForSelector("#vectors-verdict");
       } else if (id === "decode") {
-        await other.page.setInputFiles("#capture-file", [{ name: "a.pcapng", mimeType: "", buffer: Buffer.from(capture) }]);
+        await other.page.setInputFiles("#capture-file", [
+          { name: "a.pcapng", mimeType: "", buffer: Buffer.from(capture) },
+        ]);
         await other.page.setInputFiles("#key-file", [{ name: "a.keys", mimeType: "", buffer: Buffer.from(keys) }]);
         await other.page.waitForSelector("#panel-decode .steps");
       }
@@ -491,7 +603,11 @@ async function makeCapture(): Promise<{ capture: Uint8Array; keys: string }> {
   });
   const pair = await openPair((options) => {
     const left = openings++ === 0;
-    return openPortable({ ...options, transport: left ? tapped : udp, onHandshakeKeys: left ? (each) => (keys += formatKeys(each)) : undefined });
+    return openPortable({
+      ...options,
+      transport: left ? tapped : udp,
+      onHandshakeKeys: left ? (each) => (keys += formatKeys(each)) : undefined,
+    });
   });
   const inner = udpPacket({ address: LEFT4, port: 1000 }, { address: RIGHT4, port: 2000 }, new Uint8Array(40));
   pair.left.device.link.send({ header: inner, payload: [], gsoSize: 0, checksumStart: 0 });
