@@ -32,6 +32,7 @@ import { DatagramSocket } from "./datagram.ts";
 import { dial, formatTarget } from "./dial.ts";
 import { EventReader, type TunnelEvents } from "./events.ts";
 import { type FetchAgents, tunnelFetch } from "./fetch.ts";
+import { Routes } from "./routes.ts";
 import { Server, serveWhile } from "./server.ts";
 import { type PeerSettings, readConfig, readPeer, type TunnelConfig } from "./settings.ts";
 import { StreamSocket } from "./socket.ts";
@@ -125,6 +126,8 @@ export class Tunnel extends EventEmitter<TunnelEvents> implements Dialer, AsyncD
   readonly #clock: StackClock;
   #config: Config;
   #resolver: Resolver | null;
+  /** null = to be asked of the device */
+  #routes: Routes | null = null;
   readonly #events: EventReader;
   /** of the peers whose endpoints have names, by public key */
   readonly #keepers = new Map<string, EndpointKeeper>();
@@ -195,8 +198,9 @@ export class Tunnel extends EventEmitter<TunnelEvents> implements Dialer, AsyncD
         fwmark: 0,
       });
       await device.up();
-      for (const peer of namedPeers(config)) tunnel.#keep(peer, resolved);
       throwIfAborted(signal, "open the tunnel");
+      // The last step: a keeper has a timer, and what fails below it would leave it behind.
+      for (const peer of namedPeers(config)) tunnel.#keep(peer, resolved);
     } catch (error) {
       await device.close();
       throw error;
@@ -284,7 +288,7 @@ export class Tunnel extends EventEmitter<TunnelEvents> implements Dialer, AsyncD
     if (port !== undefined) checkPort("bind", port, 0);
     throwIfAborted(signal, "open a datagram socket");
     const address = host === undefined ? undefined : this.#ownAddress(host);
-    const udp = this.#stack.udp.open({ port, address });
+    const udp = this.#stack.udp.open({ port: port || undefined, address });
     const socket = new DatagramSocket(udp, async (name) => (await this.#addressesOf(name))[0]);
     this.#datagrams.add(socket);
     const stop = onAbort(signal, () => socket.close());
@@ -466,13 +470,27 @@ export class Tunnel extends EventEmitter<TunnelEvents> implements Dialer, AsyncD
     }
   }
 
-  /** Of a name, those that we have an address to talk from for. */
+  /** Of a name, those that we have an address to talk from for, and a peer to talk to. */
   async #addressesOf(host: string, family?: 4 | 6, signal?: AbortSignal): Promise<IpAddress[]> {
     const addresses = await this.#lookup(host, family, signal);
     const usable = addresses.filter((ip) => this.#config.interface.addresses.some((own) => own.family === ip.family));
-    if (usable.length > 0) return usable;
-    const other = addresses[0].family === 4 ? "IPv4" : "IPv6";
-    throw new WasmguardError("EADDRNOTAVAIL", `Cannot reach ${quote(host)}: the tunnel has no ${other} address`);
+    if (usable.length === 0) {
+      const other = addresses[0].family === 4 ? "IPv4" : "IPv6";
+      throw new WasmguardError("EADDRNOTAVAIL", `Cannot reach ${quote(host)}: the tunnel has no ${other} address`);
+    }
+    const reachable = usable.filter((ip) => this.#stack.isOurs(ip) || this.#hasRoute(ip));
+    if (reachable.length > 0) return reachable;
+    const all = usable.map(({ address }) => formatIp(address)).join(", ");
+    throw new WasmguardError("EHOSTUNREACH", `Cannot reach ${quote(host)}: no peer has ${all} in its AllowedIPs`);
+  }
+
+  #hasRoute(ip: IpAddress): boolean {
+    if (!this.#routes) {
+      const { privateKey, peers } = this.state();
+      for (const key of [privateKey, ...peers.map(({ presharedKey }) => presharedKey)]) key?.fill(0);
+      this.#routes = new Routes(peers.flatMap(({ allowedIps }) => allowedIps));
+    }
+    return this.#routes.has(ip);
   }
 
   async #lookup(host: string, family?: 4 | 6, signal?: AbortSignal): Promise<IpAddress[]> {
@@ -549,7 +567,11 @@ export class Tunnel extends EventEmitter<TunnelEvents> implements Dialer, AsyncD
     const [own, next] = [before.interface, config.interface];
     if (!equalKeys(own.privateKey!, next.privateKey!)) change.privateKey = next.privateKey;
     if (next.listenPort !== undefined && next.listenPort !== own.listenPort) change.listenPort = next.listenPort;
-    await this.#device.configure(change);
+    try {
+      await this.#device.configure(change);
+    } finally {
+      this.#routes = null;
+    }
     this.#config = config;
     for (const { publicKey } of removed) {
       this.#stopKeeping(publicKey);

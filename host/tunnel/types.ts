@@ -21,7 +21,8 @@ export interface ConnectOptions {
 
 /**
  * A TCP connection through the tunnel. Like net.Socket it may be written at once; "connect" and `opened` tell when it
- * stands. Errors carry a code: ECONNREFUSED, ECONNRESET, ETIMEDOUT, EHOSTUNREACH, ENOTFOUND, ABORT_ERR.
+ * stands. Errors carry a code: ECONNREFUSED, ECONNRESET, ETIMEDOUT, EHOSTUNREACH (at once, when no peer's AllowedIPs hold
+ * the address), ENOTFOUND, ABORT_ERR.
  */
 export interface TunnelSocket extends Duplex {
   /** fulfilled when the connection stands, rejected when it cannot */
@@ -66,7 +67,7 @@ export interface TunnelServer extends AsyncDisposable {
 }
 
 export interface DatagramOptions {
-  /** default: any free one */
+  /** default, and 0: any free one */
   port?: number;
   host?: string;
   signal?: AbortSignal;

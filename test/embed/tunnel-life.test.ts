@@ -256,4 +256,40 @@ running("a signal closes the tunnel; `await using` too", async () => {
   assert.equal(kept.closed, true);
 });
 
+running("an address that no peer has in its AllowedIPs is unreachable at once; it follows the peers", async () => {
+  const pair = await openPair();
+  const { right } = pair;
+  const [stranger, port] = ["10.99.0.1", 9];
+  // The right one's only peer is the left one, with its two addresses.
+  const datagram = right.datagram({ port: 0 });
+  assert.ok(datagram.port > 0, "a port was chosen");
+  for (const host of [stranger, "fd99::1"]) {
+    const attempts = [
+      right.connect({ host, port }).on("error", () => {}).opened, right.ping(host), datagram.send(Uint8Array.of(1), port, host),
+    ];
+    for (const attempt of attempts) {
+      const error = await rejection(attempt);
+      assert.equal(error.code, "EHOSTUNREACH");
+      assert.match(error.message, new RegExp(`no peer has ${host} in its AllowedIPs`));
+    }
+  }
+  await right.ping(RIGHT, { timeoutMs: 5000 }); // itself
+  const { peers: [{ publicKey, allowedIps }] } = right.stats();
+  const [{ presharedKey }] = pair.leftSettings.peers;
+  const change = { publicKey, presharedKey, allowedIps: [...allowedIps, "10.99.0.0/16"] };
+  await right.setPeer(change);
+  await datagram.send(Uint8Array.of(1), port, stranger);
+  // Taken over by another peer, and gone with it: the first one does not have it again.
+  const other = { publicKey: encodeBase64Key(generatePrivateKey()), allowedIps: ["10.99.0.0/16"] };
+  await right.setPeer(other);
+  await datagram.send(Uint8Array.of(1), port, stranger);
+  await right.removePeer(other.publicKey);
+  assert.equal((await rejection(datagram.send(Uint8Array.of(1), port, stranger))).code, "EHOSTUNREACH");
+  await right.configure({ ...pair.rightSettings, peers: [{ ...change, allowedIps: [LEFT, "0.0.0.0/0"] }] });
+  await datagram.send(Uint8Array.of(1), port, stranger);
+  await right.removePeer(publicKey);
+  assert.equal((await rejection(right.ping(LEFT))).code, "EHOSTUNREACH");
+  await pair.close();
+});
+
 running.run();
