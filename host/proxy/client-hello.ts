@@ -17,11 +17,16 @@ export function serverName(bytes: Uint8Array): string | "more" | null {
   return typeof hello === "string" || hello === null ? (hello as "more" | null) : readServerName(hello);
 }
 
-/** The body of the handshake message, from one record or several. */
+/** Records that a hello may be cut into: libraries make one or two, and tens of thousands would only cost our time. */
+const RECORDS_MAX = 1024;
+
+/** The body of the handshake message, from one record or several; they are joined once, when all of them are there. */
 function assemble(bytes: Uint8Array): Uint8Array | "more" | null {
   const parts: Uint8Array[] = [];
   let have = 0;
-  for (let at = 0; ;) {
+  /** of the message, known with its first four bytes */
+  let wanted = Infinity;
+  for (let at = 0; parts.length < RECORDS_MAX;) {
     if (bytes.length > at && bytes[at] !== RECORD_HANDSHAKE) return null;
     if (bytes.length < at + RECORD_HEADER_LEN) return "more";
     const length = (bytes[at + 3] << 8) | bytes[at + 4];
@@ -29,16 +34,17 @@ function assemble(bytes: Uint8Array): Uint8Array | "more" | null {
     const part = bytes.subarray(at + RECORD_HEADER_LEN, at + RECORD_HEADER_LEN + length);
     parts.push(part);
     have += part.length;
-    const message = parts.length === 1 ? part : concat(parts, have);
-    if (message.length > 0 && message[0] !== HANDSHAKE_CLIENT_HELLO) return null;
-    if (message.length >= 4) {
-      const wanted = (message[1] << 16) | (message[2] << 8) | message[3];
+    const head = have - part.length < 4 ? concat(parts, have) : null;
+    if (head && head.length > 0 && head[0] !== HANDSHAKE_CLIENT_HELLO) return null;
+    if (head && head.length >= 4) {
+      wanted = (head[1] << 16) | (head[2] << 8) | head[3];
       if (wanted > CLIENT_HELLO_MAX_LEN) return null;
-      if (message.length >= 4 + wanted) return message.subarray(4, 4 + wanted);
     }
+    if (have >= 4 + wanted) return concat(parts, have).subarray(4, 4 + wanted);
     if (part.length < length) return "more";
     at += RECORD_HEADER_LEN + length;
   }
+  return null;
 }
 
 function readServerName(hello: Uint8Array): string | null {
