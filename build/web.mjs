@@ -1,5 +1,5 @@
-// Bundles host/web/ to dist/lab/: a folder that any static server can serve. index.html, style.css, one script, the wasm
-// files it loads, and the test vectors as one JSON.
+// Bundles host/web/ to dist/lab/: a folder that any static server can serve. index.html, style.css, one script, the
+// wasm files it loads, and the test vectors as one JSON.
 import { build } from "esbuild";
 import { copyFileSync, existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";

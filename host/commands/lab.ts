@@ -1,5 +1,5 @@
-// wasmguard lab: serves the lab's page (host/web/, built to dist/lab/) with the headers it likes best. A handful of files,
-// read once: a request is a name among them or nothing, so that no path leads anywhere else.
+// wasmguard lab: serves the lab's page (host/web/, built to dist/lab/) with the headers it likes best. A handful of
+// files, read once: a request is a name among them or nothing, so that no path leads anywhere else.
 
 import { readdirSync, readFileSync } from "node:fs";
 import { createServer, type Server } from "node:http";
@@ -24,7 +24,8 @@ const TYPES: Record<string, string> = {
 // The relay can be anywhere, so connect-src is wide; nothing else is.
 const HEADERS: Record<string, string> = {
   "Content-Security-Policy":
-    "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; img-src 'self' data:; connect-src 'self' ws: wss: http: https:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; img-src 'self' data:; " +
+    "connect-src 'self' ws: wss: http: https:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
   "X-Content-Type-Options": "nosniff",
   "Referrer-Policy": "no-referrer",
   "Cache-Control": "no-cache",
@@ -39,8 +40,8 @@ const ISOLATION: Record<string, string> = {
 export const command: Command = {
   help: `Usage: wasmguard lab [OPTIONS]
 
-Serves the lab, a page that shows the protocol: two peers moved by hand, a real peer through a relay, captures, a check of
-the browser. Prints its address; Ctrl-C ends it. The folder dist/lab works on any other web server as well.
+Serves the lab, a page that shows the protocol: two peers moved by hand, a real peer through a relay, captures, a check
+of the browser. Prints its address; Ctrl-C ends it. The folder dist/lab works on any other web server as well.
 
       --listen ADDR:PORT  where (default ${DEFAULT_LISTEN}, any free port)
       --no-isolation      without the headers for shared memory, as on a simple web server

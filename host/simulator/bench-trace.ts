@@ -1,5 +1,5 @@
-// A workbench in a file: its link's data in the first line, and what came of it, so that whoever opens it sees whether the
-// same happens again.
+// A workbench in a file: its link's data in the first line, and what came of it, so that whoever opens it sees whether
+// the same happens again.
 //
 //   # wasmguard bench {"seed":1,"do":"s0.d0.f0-400.d0"}
 //   1000.000000000 a  out       initiation 148 192.0.2.2:51820 3c4ea35dd2254c52
@@ -34,7 +34,8 @@ export function isBenchTrace(text: string): boolean {
 export function formatBenchTrace(bench: Workbench): string {
   const { seed, actions, sim } = bench;
   const lines = sim.trace.lines!;
-  return `${[HEADER + JSON.stringify({ seed, do: formatActions(actions) }), ...lines, `# ${lines.length} events, ${sim.trace.hex()}`].join("\n")}\n`;
+  const header = HEADER + JSON.stringify({ seed, do: formatActions(actions) });
+  return `${[header, ...lines, `# ${lines.length} events, ${sim.trace.hex()}`].join("\n")}\n`;
 }
 
 /** @throws WasmguardError ERR_TRACE for what is no trace of a workbench, ERR_ACTION that names an action */

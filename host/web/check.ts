@@ -1,5 +1,5 @@
-// The panel that checks this browser: the vectors of others over the core's crypto, and how fast each build is that runs
-// here.
+// The panel that checks this browser: the vectors of others over the core's crypto, and how fast each build is that
+// runs here.
 
 import type { Primitives } from "../capture/primitives.ts";
 import type { CoreBuild } from "../core.ts";
@@ -51,7 +51,7 @@ export class CheckPanel {
         h(
           "p",
           { class: "muted" },
-          "One thread, some seconds. A handshake is all four X25519 operations of both sides, and everything around them.",
+          "One thread, some seconds. A handshake is all X25519 operations of both sides, and everything around them.",
         ),
         h("div", { class: "actions" }, this.#measure),
         this.#speeds,

@@ -1,5 +1,5 @@
-// The panel that reads captures: a pcap or pcapng and a key log in, messages out, all within the page. It works in slices
-// of some milliseconds, so that a large file freezes nothing, and gives up its work when another file comes.
+// The panel that reads captures: a pcap or pcapng and a key log in, messages out, all within the page. It works in
+// slices of some milliseconds, so that a large file freezes nothing, and gives up its work when another file comes.
 
 import { Dissector } from "../capture/dissector.ts";
 import { parseKeyLog } from "../capture/keylog.ts";
@@ -55,7 +55,8 @@ export class DecodePanel {
       h(
         "p",
         { class: "muted" },
-        "wasmguard --pcap FILE writes captures with their keys inside; wasmguard --keylog FILE, Wireshark and others write key logs. At most 200 MB.",
+        "wasmguard --pcap FILE writes captures with their keys inside, wasmguard --keylog FILE key logs as Wireshark " +
+          "reads them. At most 200 MiB.",
       ),
     );
     for (const name of ["dragenter", "dragover"] as const)
@@ -87,7 +88,7 @@ export class DecodePanel {
   async #read(file: File): Promise<void> {
     if (file.size > FILE_MAX_SIZE)
       throw new RangeError(
-        `${file.name} has ${Math.round(file.size / 1e6)} MB, and ${FILE_MAX_SIZE >> 20} MiB are the most: cut it with editcap`,
+        `${file.name} has ${file.size >> 20} MiB, and ${FILE_MAX_SIZE >> 20} MiB are the most: cut it with editcap`,
       );
     const start = new Uint8Array(await file.slice(0, 64).arrayBuffer());
     if (looksLikeText(start)) {
@@ -153,7 +154,8 @@ export class DecodePanel {
     }
     this.#list.show(messages);
     const kept = counts.messages > MESSAGES_MAX ? `; the first ${MESSAGES_MAX} are listed` : "";
-    this.#summary.textContent = `${name}: ${counts.messages} WireGuard messages${kept}, ${counts.other} other packets${this.#keys ? `; keys of ${this.#keys.name}` : ""}`;
+    const keys = this.#keys ? `; keys of ${this.#keys.name}` : "";
+    this.#summary.textContent = `${name}: ${counts.messages} WireGuard messages${kept}, ${counts.other} other packets${keys}`;
     if (problems.length > 0) this.#notice.show(problems.join(" · "), "error");
   }
 }

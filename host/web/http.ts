@@ -22,7 +22,8 @@ const TIMEOUT_MS = 15_000;
 export async function get(tcp: TcpApi, to: IpAddress, url: URL): Promise<HttpAnswer> {
   const port = Number(url.port || 80);
   const connection = tcp.connect({ ...to, port });
-  const request = `GET ${url.pathname}${url.search} HTTP/1.1\r\nHost: ${url.host}\r\nUser-Agent: wasmguard-lab\r\nAccept: */*\r\nConnection: close\r\n\r\n`;
+  const headers = [`Host: ${url.host}`, "User-Agent: wasmguard-lab", "Accept: */*", "Connection: close"];
+  const request = [`GET ${url.pathname}${url.search} HTTP/1.1`, ...headers, "", ""].join("\r\n");
   return parse(await exchange(connection, new TextEncoder().encode(request)));
 }
 

@@ -105,7 +105,7 @@ export class Inspector {
     );
   }
 
-  // --- bytes ------------------------------------------------------------------------------------------------------------
+  // --- bytes --------------------------------------------------------------------------------------------------------
 
   #grid({ bytes, original, dissection: { fields } }: Exhibit): HTMLElement {
     const width = narrow.matches ? ROW_NARROW : ROW_WIDE;
@@ -121,21 +121,25 @@ export class Inspector {
         const first = index >= 0 && fields[index].offset === at;
         const changed = original !== undefined && original[at] !== bytes[at];
         const name = index >= 0 ? fields[index].name : "no field";
+        const hue = index >= 0 && `f${index % LETTERS.length}`;
+        const text = bytes[at].toString(16).padStart(2, "0");
         cells.push(
           h(
             "button",
             {
               type: "button",
               role: "gridcell",
-              class: `byte ${index < 0 ? "" : `f${index % LETTERS.length}`}${changed ? " changed" : ""}${this.#bitsOpen && at === this.#byte ? " chosen" : ""}`,
+              class: ["byte", hue, changed && "changed", this.#bitsOpen && at === this.#byte && "chosen"]
+                .filter(Boolean)
+                .join(" "),
               "data-key": `byte${at}`,
               "data-at": at,
               "data-field": index,
               tabindex: at === this.#byte ? 0 : -1,
               "data-letter": first ? LETTERS[index % LETTERS.length] : null,
-              "aria-label": `byte ${at}, ${name}, ${bytes[at].toString(16).padStart(2, "0")}${changed ? ", changed" : ""}`,
+              "aria-label": `byte ${at}, ${name}, ${text}${changed ? ", changed" : ""}`,
             },
-            bytes[at].toString(16).padStart(2, "0"),
+            text,
           ),
         );
       }
@@ -231,7 +235,7 @@ export class Inspector {
     );
   }
 
-  // --- fields -----------------------------------------------------------------------------------------------------------
+  // --- fields -------------------------------------------------------------------------------------------------------
 
   #fields({ type, fields }: Dissection): HTMLElement {
     const rows = fields.map((field, i) => {
@@ -263,7 +267,7 @@ export class Inspector {
     }
   }
 
-  // --- the handshake ----------------------------------------------------------------------------------------------------
+  // --- the handshake ------------------------------------------------------------------------------------------------
 
   #steps(steps: Step[]): HTMLElement {
     const items = steps.map(({ token, what, chainingKey, hash, key }, i) =>
@@ -292,7 +296,8 @@ export class Inspector {
       h(
         "p",
         { class: "muted" },
-        "C is the chaining key, H the hash of all that was said, k the key that the next field is sealed with. Only who knows a private key gets further than the first two.",
+        "C is the chaining key, H the hash of all that was said, k the key that the next field is sealed with. Only who " +
+          "knows a private key gets further than the first two.",
       ),
       h("ol", {}, ...items),
     );

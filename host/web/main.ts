@@ -1,5 +1,5 @@
-// The lab in a page: four panels as tabs, and the address bar. The part after # is ours: "seed=1&do=s0.d0" is a workbench,
-// "tab=decode" a panel. Nothing of the other panels ever stands there.
+// The lab in a page: four panels as tabs, and the address bar. The part after # is ours: "seed=1&do=s0.d0" is a
+// workbench, "tab=decode" a panel. Nothing of the other panels ever stands there.
 
 import { Primitives } from "../capture/primitives.ts";
 import { checkSeed } from "../simulator/bench-trace.ts";
@@ -91,7 +91,8 @@ async function start(root: HTMLElement): Promise<void> {
     h(
       "footer",
       { class: "muted" },
-      `core-${build}.wasm, ${isolation}. Nothing you enter leaves this page but what a tunnel sends, encrypted, to the relay you name.`,
+      `core-${build}.wasm, ${isolation}. ` +
+        "Nothing you enter leaves this page but what a tunnel sends, encrypted, to the relay you name.",
     ),
   );
 

@@ -4,35 +4,15 @@
 
 import type { Primitives } from "../capture/primitives.ts";
 import type { CoreBuild } from "../core.ts";
-import { encodeBase64Key } from "../keys.ts";
 import { firstDifference, formatBenchTrace, parseBenchTrace, TRACE_MAX_LEN } from "../simulator/bench-trace.ts";
 import { describe } from "../simulator/message.ts";
-import type { TimerName } from "../simulator/node.ts";
-import { explain } from "../simulator/reasons.ts";
 import { SCENARIOS, type Scenario } from "../simulator/scenarios.ts";
-import {
-  type Action,
-  type Flying,
-  formatActions,
-  type Outcome,
-  type Side,
-  type Who,
-  Workbench,
-} from "../simulator/workbench.ts";
+import { type Action, type Flying, formatActions, type Outcome, Workbench } from "../simulator/workbench.ts";
 import { button, type Child, download, h, messageOf, Notice, replace } from "./dom.ts";
 import { Inspector } from "./inspector.ts";
-
-const NAMES = ["a", "b"] as const;
-const TIMER_TEXT: Record<TimerName, string> = {
-  retransmitHandshake: "sends the initiation again",
-  sendKeepalive: "answers with a keepalive",
-  newHandshake: "takes the peer for dead",
-  zeroKeyMaterial: "wipes all keys",
-  sendPersistentKeepalive: "persistent keepalive",
-};
-/** the right end of the timelines, s: keys are wiped after 540 */
-const TIMELINE_MAX_S = 900;
-const TICKS_S = [1, 10, 60, 540];
+import { results } from "./outcome.ts";
+import { SideCard } from "./side-card.ts";
+import { arrow, describeAction, formatSeconds, sideOf, START_NS } from "./words.ts";
 
 /** the newest */
 const HISTORY_SHOWN = 300;
@@ -44,7 +24,7 @@ interface Entry {
 }
 
 /** A bench after everything was done, and the message that left the flight last. */
-interface Performance {
+interface Played {
   bench: Workbench;
   entries: Entry[];
   last: { flying: Flying; note: string } | null;
@@ -68,12 +48,13 @@ export class PeersPanel {
   readonly #news = h("div", { class: "news card", tabindex: -1, role: "status", "aria-live": "polite" });
   readonly #time = h("div", { class: "bar" });
   readonly #history = h("section", { class: "history card", "aria-label": "What was done" });
+  readonly #cards = ([0, 1] as const).map((who) => new SideCard(who, (action) => this.#do(action)));
   #bench: Workbench;
   #entries: Entry[] = [];
   /** what was taken back, the next one last */
   #undone: Action[] = [];
   #scenario: Scenario | null = null;
-  #shown: Performance["last"] = null;
+  #shown: Played["last"] = null;
 
   /** @param onChange  what belongs into the address bar now */
   constructor(crypto: Primitives, build: CoreBuild, onChange: (hash: string) => void) {
@@ -90,7 +71,9 @@ export class PeersPanel {
         h(
           "p",
           {},
-          "Two real WireGuard devices, and you are the network: nothing arrives unless you deliver it, and time stands still unless you let it pass. Start with a scenario, or let a send a packet, then deliver what comes. Flip a bit, and read why it is refused.",
+          "Two real WireGuard devices, and you are the network: nothing arrives unless you deliver it, and time stands " +
+            "still unless you let it pass. Start with a scenario, or let a send a packet, then deliver what comes. Flip a " +
+            "bit, and read why it is refused.",
         ),
         this.#scenarios,
         this.#story,
@@ -121,9 +104,9 @@ export class PeersPanel {
     return actions.length === 0 && seed === 1 ? "" : `seed=${seed}&do=${formatActions(actions)}`;
   }
 
-  #perform(seed: number, actions: readonly Action[]): Performance {
+  #perform(seed: number, actions: readonly Action[]): Played {
     const bench = new Workbench(this.#crypto, this.#build, seed);
-    let last: Performance["last"] = null;
+    let last: Played["last"] = null;
     const entries = actions.map((action, i): Entry => {
       const text = describeAction(bench, action);
       const note = ENDS[action.do];
@@ -138,7 +121,7 @@ export class PeersPanel {
     return { bench, entries, last };
   }
 
-  #adopt({ bench, entries, last }: Performance): void {
+  #adopt({ bench, entries, last }: Played): void {
     this.#bench = bench;
     this.#entries = entries;
     this.#shown = last;
@@ -218,14 +201,14 @@ export class PeersPanel {
     this.#render();
   }
 
-  // --- on the screen -----------------------------------------------------------------------------------------------------
+  // --- on the screen ------------------------------------------------------------------------------------------------
 
   #render(): void {
     this.#onChange(this.hash);
     this.#renderScenarios();
     this.#renderTime();
     const [a, b] = this.#bench.sides();
-    replace(this.#stage, this.#side(a, 0), this.#wire(), this.#side(b, 1));
+    replace(this.#stage, this.#cards[0].render(a), this.#wire(), this.#cards[1].render(b));
     this.#renderNews();
     this.#renderMessage();
     this.#renderHistory();
@@ -246,7 +229,8 @@ export class PeersPanel {
     );
     const text =
       this.#scenario &&
-      `${this.#scenario.title}: ${this.#scenario.text} Go back to the beginning, and forward step by step, to see how it came to this.`;
+      `${this.#scenario.title}: ${this.#scenario.text} ` +
+        "Go back to the beginning, and forward step by step, to see how it came to this.";
     this.#story.hidden = !text;
     this.#story.textContent = text ?? "";
   }
@@ -326,7 +310,8 @@ export class PeersPanel {
         this.#notice.show(`${file.name}: the same happened again, ${lines.length} events, ${trace.hex()}`);
       else
         this.#notice.show(
-          `${file.name} differs at event ${at + 1}: it has "${lines[at] ?? "(the end)"}", and here it is "${trace.lines![at] ?? "(the end)"}"`,
+          `${file.name} differs at event ${at + 1}: it has "${lines[at] ?? "(the end)"}", ` +
+            `and here it is "${trace.lines![at] ?? "(the end)"}"`,
           "error",
         );
     } catch (error) {
@@ -343,98 +328,6 @@ export class PeersPanel {
     }
   }
 
-  #side(side: Side, who: Who): HTMLElement {
-    const act = (text: string, action: Action, title: string) =>
-      button(text, () => this.#do(action), {
-        title,
-        "data-key": `${side.name}-${action.do}${"seconds" in action ? action.seconds : ""}`,
-      });
-    const drops = Object.entries(side.drops);
-    const { previous, current, next } = side.sessions;
-    const session = (name: string, there: boolean, title: string): Child =>
-      h("li", { class: there ? "there" : "", title }, `${there ? "●" : "○"} ${name}`);
-    return h(
-      "section",
-      { class: `card peer peer-${side.name}`, "aria-label": `Peer ${side.name}` },
-      h(
-        "header",
-        {},
-        h("h3", {}, `Peer ${side.name}`),
-        h("p", { class: "muted mono" }, `${side.address} · ${encodeBase64Key(side.publicKey).slice(0, 8)}…`),
-      ),
-      h(
-        "div",
-        { class: "actions" },
-        button("Send a packet", () => this.#do({ do: "send", who }), {
-          class: "primary",
-          "data-key": `${side.name}-send`,
-        }),
-        act("Begin handshake", { do: "handshake", who }, "An initiation without a packet"),
-      ),
-      h(
-        "ul",
-        { class: "sessions", "aria-label": "Sessions" },
-        session("previous", previous, "The session before: packets that are still under way are taken"),
-        session("current", current, "The session that packets go out by"),
-        session("next", next, "A session that the other side has not confirmed yet"),
-      ),
-      h(
-        "dl",
-        { class: "facts" },
-        fact("sees the other at", side.endpoint),
-        fact("received / sent", `${side.rxBytes} / ${side.txBytes} B`),
-        side.staged > 0 ? fact("packets waiting", String(side.staged)) : null,
-        side.wallOffsetSeconds !== 0
-          ? fact("clock", `${side.wallOffsetSeconds > 0 ? "+" : ""}${side.wallOffsetSeconds} s`)
-          : null,
-      ),
-      timeline(side),
-      drops.length > 0
-        ? h(
-            "div",
-            { class: "drops" },
-            h("h4", {}, "Refused"),
-            h(
-              "ul",
-              {},
-              ...drops.map(([reason, count]) =>
-                h(
-                  "li",
-                  { title: explain(reason) ?? "" },
-                  h("span", { class: "wrong" }, "✗ "),
-                  h("code", {}, reason),
-                  ` × ${count}`,
-                ),
-              ),
-            ),
-          )
-        : null,
-      h(
-        "details",
-        {
-          class: "more",
-          open: this.#moreOpen[who],
-          ontoggle: (event) => void (this.#moreOpen[who] = (event.currentTarget as HTMLDetailsElement).open),
-        },
-        h("summary", { "data-key": `${side.name}-more` }, "Change something"),
-        h(
-          "div",
-          { class: "actions" },
-          act("Move (roam)", { do: "roam", who }, "It gets another address and port"),
-          act("Other preshared key", { do: "psk", who }, "On this side alone"),
-          act("Other private key", { do: "key", who }, "The other side is not told"),
-          act("Clock +1 h", { do: "clock", who, seconds: 3600 }, "Its wall clock is set forward"),
-          act("Clock −1 h", { do: "clock", who, seconds: -3600 }, "Its wall clock is set back"),
-          act("Keepalive 25 s", { do: "keepalive", who, seconds: 25 }, "PersistentKeepalive"),
-          act("Keepalive off", { do: "keepalive", who, seconds: 0 }, "PersistentKeepalive"),
-          act("Flood it", { do: "flood", who }, "A thousand initiations of nobody reach it at once: it is under load"),
-        ),
-      ),
-    );
-  }
-
-  readonly #moreOpen = [false, false];
-
   #wire(): HTMLElement {
     const { flight } = this.#bench;
     const cards = flight.map((flying, at) => {
@@ -450,11 +343,7 @@ export class PeersPanel {
             "span",
             {},
             h("strong", {}, describe(flying.bytes)),
-            h(
-              "span",
-              { class: "muted" },
-              ` ${flying.bytes.length} B${flying.flipped.length ? ` · ${flying.flipped.length} ${flying.flipped.length === 1 ? "bit" : "bits"} flipped` : ""}`,
-            ),
+            h("span", { class: "muted" }, ` ${flying.bytes.length} B${flips(flying.flipped.length)}`),
             h("span", { class: "way" }, arrow(from)),
           ),
           () => {
@@ -562,131 +451,6 @@ export class PeersPanel {
   }
 }
 
-/** The simulator's clock at the beginning. */
-const START_NS = 1000e9;
-
-function fact(name: string, value: string): HTMLElement {
-  return h("div", {}, h("dt", {}, name), h("dd", { class: "mono" }, value));
-}
-
-/** What came of an action, each refusal with its reason in words. */
-function results({ refused, events, delivered }: Outcome): HTMLElement | null {
-  const lines = [
-    ...refused.map((text) => line("wrong", "✗", text, "refused it: ")),
-    ...events.map((text) => line("", "•", text, "")),
-    ...delivered.map((text) =>
-      h("li", { class: "ok" }, `✓ ${text.replace(/^(.): (.*)$/, "$1: a packet of $2 came out of the tunnel")}`),
-    ),
-  ];
-  return lines.length > 0 ? h("ul", { class: "results" }, ...lines) : null;
-}
-
-function line(kind: string, mark: string, text: string, verb: string): HTMLElement {
-  const [, who, what] = /^(.): (.*)$/.exec(text) ?? [null, "", text];
-  const why = explain(what);
-  return h(
-    "li",
-    { class: kind },
-    `${mark} ${who}${verb ? ` ${verb}` : ": "}`,
-    h("code", {}, what),
-    why ? h("span", { class: "why" }, ` ${why}`) : null,
-  );
-}
-
-/** Armed timers over a logarithmic axis. */
-function timeline({ timers }: Side): HTMLElement {
-  const left = (ns: number): number => (Math.log1p(ns / 1e9) / Math.log1p(TIMELINE_MAX_S)) * 100;
-  const place = (element: HTMLElement, property: "left" | "width", percent: number): HTMLElement => {
-    element.style.setProperty(property, `${Math.min(100, Math.max(0, percent))}%`);
-    return element;
-  };
-  const sorted = [...timers].sort((one, other) => one.left - other.left);
-  return h(
-    "div",
-    { class: "timers" },
-    h("h4", {}, "Timers"),
-    sorted.length === 0 ? h("p", { class: "muted" }, "None is armed: it waits for packets.") : null,
-    h(
-      "ul",
-      {},
-      ...sorted.map(({ name, left: ns }) =>
-        h(
-          "li",
-          {},
-          h("span", {}, TIMER_TEXT[name], h("span", { class: "mono" }, ` in ${formatSeconds(ns)}`)),
-          h("div", { class: "track", "aria-hidden": "true" }, place(h("div", { class: "run" }), "width", left(ns))),
-        ),
-      ),
-    ),
-    sorted.length > 0
-      ? h(
-          "div",
-          { class: "ticks", "aria-hidden": "true" },
-          ...TICKS_S.map((s) => place(h("span", {}, s < 60 ? `${s} s` : `${s / 60} min`), "left", left(s * 1e9))),
-        )
-      : null,
-  );
-}
-
-function formatSeconds(ns: number): string {
-  const seconds = ns / 1e9;
-  if (seconds < 0.0005) return "0 s";
-  if (seconds < 100) return `${Number(seconds.toFixed(seconds < 10 ? 3 : 2))} s`;
-  return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
-}
-
-/** Whose address it is, or was before it moved: both numbers end in 1 and 2. */
-function sideOf(bench: Workbench, address: string): Who {
-  if (address === bench.nodes[0].address) return 0;
-  return address !== bench.nodes[1].address && /\.1:\d+$/.test(address) ? 0 : 1;
-}
-
-function arrow(from: Who): string {
-  return from === 0 ? "a → b" : "b → a";
-}
-
-const NOUNS: Record<string, string> = {
-  initiation: "initiation",
-  response: "response",
-  cookie: "cookie reply",
-  data: "data message",
-  keepalive: "keepalive",
-};
-
-function describeAction(bench: Workbench, action: Action): string {
-  const flying = "at" in action ? bench.flight[action.at] : undefined;
-  const message = flying
-    ? `the ${NOUNS[describe(flying.bytes)] ?? "damaged message"} ${arrow(sideOf(bench, flying.from))}`
-    : "a message";
-  const who = "who" in action ? NAMES[action.who] : "";
-  switch (action.do) {
-    case "send":
-      return `${who} has a packet to send.`;
-    case "handshake":
-      return `${who} begins a handshake.`;
-    case "deliver":
-      return `You deliver ${message}.`;
-    case "drop":
-      return `You drop ${message}.`;
-    case "repeat":
-      return `You copy ${message}.`;
-    case "flip":
-      return `You flip bit ${action.bit & 7} of byte ${action.bit >> 3} in ${message}.`;
-    case "wait":
-      return `${formatSeconds(action.ms * 1e6)} pass.`;
-    case "roam":
-      return `${who} moves to another address.`;
-    case "psk":
-      return `${who} gets another preshared key; the other side does not know.`;
-    case "key":
-      return `${who} gets another private key; the other side does not know.`;
-    case "clock":
-      return `The clock of ${who} is set ${action.seconds < 0 ? "back" : "forward"} by ${Math.abs(action.seconds)} s.`;
-    case "keepalive":
-      return action.seconds
-        ? `${who} is to send a keepalive every ${action.seconds} s.`
-        : `${who} is to send no persistent keepalives.`;
-    case "flood":
-      return `A thousand initiations of nobody reach ${who} at once.`;
-  }
+function flips(count: number): string {
+  return count === 0 ? "" : ` · ${count} ${count === 1 ? "bit" : "bits"} flipped`;
 }

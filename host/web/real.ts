@@ -47,7 +47,8 @@ interface Link {
 }
 
 const EXAMPLE =
-  "[Interface]\nPrivateKey = …\nAddress = 10.0.0.2/32\n\n[Peer]\nPublicKey = …\nEndpoint = vpn.example:51820\nAllowedIPs = 10.0.0.0/24";
+  "[Interface]\nPrivateKey = …\nAddress = 10.0.0.2/32\n\n" +
+  "[Peer]\nPublicKey = …\nEndpoint = vpn.example:51820\nAllowedIPs = 10.0.0.0/24";
 
 export class RealPanel {
   readonly element: HTMLElement;
@@ -101,7 +102,8 @@ export class RealPanel {
           h(
             "p",
             { class: "muted" },
-            "A page has no UDP, so a relay carries its datagrams. It sees ciphertext only, and the configuration stays in this page's memory. Whoever runs the relay starts it with:",
+            "A page has no UDP, so a relay carries its datagrams. It sees ciphertext only, and the configuration stays in " +
+              "this page's memory. Whoever runs the relay starts it with:",
           ),
           h("pre", { class: "output" }, `wasmguard relay --allow HOST:PORT --origin ${location.origin}`),
           h("label", { for: "conf" }, "Configuration (wg-quick)", this.#conf),

@@ -1,5 +1,5 @@
-// The lab's page, in a namespace with its own server and a relay, talks to a real daemon in another: handshake, ping, and
-// a page fetched through the tunnel.
+// The lab's page, in a namespace with its own server and a relay, talks to a real daemon in another: handshake, ping,
+// and a page fetched through the tunnel.
 
 import assert from "node:assert";
 import { launch, openPage, PATH, whyNoChromium } from "../helpers/chromium.ts";
@@ -9,7 +9,8 @@ import { bringUp, INNER, LINK, newKeys, newPresharedKey, OUTER, PORT, Side, syst
 
 const WEB_SERVER = `
 const [, address] = process.argv;
-require("http").createServer((request, response) => response.end("you asked for " + request.url)).listen(80, address, () => console.log("bound"));
+const server = require("http").createServer((request, response) => response.end("you asked for " + request.url));
+server.listen(80, address, () => console.log("bound"));
 `;
 
 const why = whyNoChromium();
