@@ -29,11 +29,16 @@ const KEEP_ALIVE_MS = 60_000;
 /** Connections to servers that wait for a next request: few, and not long, for servers close theirs after 5 s or so. */
 const FREE_SOCKETS_MAX = 64;
 const FREE_SOCKET_MS = 4_000;
+/** RFC 9110 §9.2.2: what a proxy may ask again. */
+const IDEMPOTENT = ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"];
+/** Requests of one client that are not answered yet: nobody pipelines today, and each takes a connection of its own. */
+const UNANSWERED_MAX = 16;
 
 export class HttpProxy implements Service {
   readonly #context: ServiceContext;
   readonly #credentials: Credentials | undefined;
   readonly #agent: Agent;
+  readonly #unanswered = new WeakMap<Socket, number>();
   #listener!: Listener;
 
   private constructor(spec: HttpSpec, context: ServiceContext) {
@@ -129,6 +134,7 @@ export class HttpProxy implements Service {
 
   #request(req: IncomingMessage, res: ServerResponse, expectsContinue: boolean, isRetry = false): void {
     const { tally, log } = this.#context;
+    if (!isRetry && !this.#takeTurn(req, res)) return;
     res.sendDate = false; // the origin's, if any
     if (!this.#isAllowed(req)) return answer(req, res, 407, "this proxy needs a login");
     const target = parseTargetUrl(req.url ?? "", req.method ?? "");
@@ -139,10 +145,11 @@ export class HttpProxy implements Service {
     const bodied = hasBody(req);
     const up = this.#ask(req, target, requestHeaders(req.rawHeaders, target.authority), !isRetry);
     const fail = (error: Error) => {
-      // A kept connection that the server closed just now: the request never arrived, and may be sent again.
+      // A kept connection that the server closed just now: the request may never have arrived, and is sent again.
       const code = (error as NodeJS.ErrnoException).code;
       const isStale = up.reusedSocket && (code === "ECONNRESET" || code === "EPIPE");
-      if (isStale && !isRetry && !bodied && !res.headersSent) return this.#request(req, res, expectsContinue, true);
+      const mayRepeat = !isRetry && !bodied && IDEMPOTENT.includes(req.method ?? "");
+      if (isStale && mayRepeat && !res.headersSent && !res.destroyed) return this.#request(req, res, expectsContinue, true);
       const { reason, httpStatus, words } = classify(error);
       if (!res.destroyed) {
         tally.failed(reason);
@@ -178,6 +185,20 @@ export class HttpProxy implements Service {
     if (expectsContinue) up.flushHeaders();
     req.on("data", (chunk: Uint8Array) => (tally.sentBytes += chunk.length));
     req.pipe(up);
+  }
+
+  /** Counts a request of a client until it is answered. @returns false when there are too many: the client is cut off */
+  #takeTurn({ socket }: IncomingMessage, res: ServerResponse): boolean {
+    if (socket.destroyed) return false; // and what it said in the same breath
+    const count = this.#unanswered.get(socket) ?? 0;
+    if (count >= UNANSWERED_MAX) {
+      this.#context.tally.failed("limit");
+      socket.destroy();
+      return false;
+    }
+    this.#unanswered.set(socket, count + 1);
+    res.once("close", () => this.#unanswered.set(socket, this.#unanswered.get(socket)! - 1));
+    return true;
   }
 
   /** An absolute-form request that asks for another protocol; the server may still answer as if it had not. */

@@ -387,6 +387,29 @@ wire("an answer that no server may give is a 502, and nobody's end", async () =>
   }
 });
 
+wire("requests in a row without waiting: a few are answered, in order; many end their client", async () => {
+  let open = 0;
+  const { port } = await world.http((req, res) => {
+    open++;
+    if (req.url !== "/wait") res.end(req.url);
+  });
+  const ask = (path: string) => `GET http://127.0.0.1:${port}${path} HTTP/1.1\r\nHost: a\r\n\r\n`;
+  const polite = new Raw(running.port("http"));
+  for (let round = 0; round < 5; round++) {
+    polite.send(...Array.from({ length: 8 }, (_, i) => ask(`/${round}.${i}`)));
+    for (let i = 0; i < 8; i++) await polite.readUntil(`\r\n\r\n/${round}.${i}`);
+  }
+  open = 0;
+  const before = running.metric("wasmguard_proxy_failures", { reason: "limit" });
+  const flood = new Raw(running.port("http"));
+  flood.send(ask("/wait").repeat(500));
+  await waitFor("its end", () => flood.over);
+  await sleep(50);
+  assert.ok(open <= 16, `${open} connections for one client`);
+  assert.equal(running.metric("wasmguard_proxy_failures", { reason: "limit" }) - before, 1);
+  for (const each of [polite, flood]) each.close();
+});
+
 wire.run();
 
 const guarded = suite("http proxy: login, TLS, limits");
