@@ -13,7 +13,7 @@ const test = suite("device");
 
 let device: PortableDevice;
 test.before.each(async () => {
-  device = await openPortable({ onPacket: () => {}, address: "127.0.0.1", maxPeers: 4 });
+  device = await openPortable({ onPacket: () => {}, transport: "udp", address: "127.0.0.1", maxPeers: 4 });
 });
 test.after.each(() => device.close());
 
@@ -89,7 +89,7 @@ test("a set that needs more peers than there is room for changes nothing", async
 });
 
 test("a port that is taken refuses the whole set", async () => {
-  const other = await openPortable({ onPacket: () => {}, address: "127.0.0.1" });
+  const other = await openPortable({ onPacket: () => {}, transport: "udp", address: "127.0.0.1" });
   await other.up();
   const before = text();
   const change = set({ privateKey: generatePrivateKey(), listenPort: other.listenPort, peers: [peer()] });

@@ -222,7 +222,7 @@ schedules.run();
 /** A clock that the test moves, and what is armed on it. */
 class VirtualClock implements KeeperClock {
   time = 0;
-  readonly armed = new Set<{ at: number; run: () => void }>();
+  readonly armed = new Set<{ at: number; fire: () => void }>();
   /** all delays that were ever asked for */
   readonly delays: number[] = [];
 
@@ -231,7 +231,7 @@ class VirtualClock implements KeeperClock {
   }
 
   after(ms: number, run: () => void): () => void {
-    const timer = { at: this.time + ms, run };
+    const timer = { at: this.time + ms, fire: run };
     this.delays.push(ms);
     this.armed.add(timer);
     return () => void this.armed.delete(timer);
@@ -245,7 +245,7 @@ class VirtualClock implements KeeperClock {
       if (next === undefined || next.at > end) break;
       this.time = next.at;
       this.armed.delete(next);
-      next.run();
+      next.fire();
     }
     this.time = end;
     await settle();
