@@ -81,6 +81,32 @@ loss("RFC 8985 §6: a retransmission that is lost is sent again without a time-o
   assert.equal(connection.info().timeouts, 0);
 });
 
+loss("RFC 5681 §4.3, RFC 6675 §5: a loss in each of two successive windows reduces twice", () => {
+  const { peer, connection, sack } = inFlight(10);
+  connection.write(pattern(10_000, 30_000));
+  for (let i = 2; i <= 10; i++) sack([1, i]);
+  const sent = peer.take().map((seen) => peer.at(seen.sequence) / 1000);
+  const point = 10 + sent.indexOf(0); // what was sent before the first retransmission is the first window
+  const next = Math.max(...sent) + 1;
+  assert.equal(point > 9 && next > point + 3, true, `${sent}`);
+  assert.equal(connection.info().slowStartThreshold, 7000);
+  peer.advance(100);
+  // The first of the second window is missing, and found so before the first window is whole.
+  for (let i = point + 2; i <= next; i++) sack([point + 1, i], [1, point]);
+  assert.equal(peer.take().some((seen) => peer.at(seen.sequence) === point * 1000), true);
+  assert.equal(connection.info().slowStartThreshold, 7000);
+  peer.acknowledge(point * 1000, { sacks: [[peer.wire((point + 1) * 1000), peer.wire(next * 1000)]] });
+  assert.equal(connection.info().slowStartThreshold, 4900);
+  // Once: when all of that window has arrived it is over.
+  peer.advance(100);
+  const end = Math.max(...peer.all.map((seen) => peer.at(seen.sequence) + seen.len));
+  peer.acknowledge(end - point * 1000);
+  const { slowStartThreshold, congestionWindow } = connection.info();
+  assert.equal(slowStartThreshold, 4900);
+  assert.equal(congestionWindow >= 4900 && congestionWindow < 5900, true, `${congestionWindow}`);
+  assert.equal(connection.info().timeouts, 0);
+});
+
 loss("RFC 8985 §6.2: reordering that was seen is waited for", () => {
   const { peer, sack } = inFlight(10);
   sack([2, 3]);

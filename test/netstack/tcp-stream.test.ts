@@ -63,7 +63,7 @@ stream("sequence numbers and timestamps wrap in the middle", () => {
 });
 
 stream("a third of everything is lost", () => {
-  exchange({ seed: 5, loss: 0.3, delayMs: 2 }, 100_000, 1_000_000);
+  exchange({ seed: 1, loss: 0.3, delayMs: 2 }, 100_000, 1_000_000);
 });
 
 stream("through a bottleneck with a short queue", () => {

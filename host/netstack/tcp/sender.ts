@@ -167,6 +167,7 @@ export class Sender {
     const lostBefore = scoreboard.lost;
     const inFlightBefore = scoreboard.inFlight;
     const windowBefore = this.window;
+    let continues = false;
     this.heardAt = now;
     scoreboard.begin(now, echo);
     if (progress) this.advance(ack);
@@ -178,11 +179,12 @@ export class Sender {
     if (progress) {
       this.rto.progress();
       this.stalledSince = -1;
-      if (this.recovery.active) this.endRecovery(echo);
+      if (this.recovery.active) continues = this.endRecovery(echo);
     }
     const duplicate = !progress && segment.payloadLen === 0 && window === windowBefore && this.una < this.nxt;
     if (this.sackPermitted) this.detectLoss(now);
     else this.countDuplicates(duplicate, progress);
+    if (continues) this.beginRecovery(true);
     this.respond(progress, scoreboard.lost > lostBefore, inFlightBefore, now);
     if (progress) this.restartTimers(now);
     if (this.capacity < SEND_BUFFER_MAX && 2 * this.congestion.window > this.capacity) this.growBuffer();
@@ -242,22 +244,29 @@ export class Sender {
     this.congestion.window = this.congestion.threshold;
   }
 
-  private endRecovery(echo: number | null): void {
+  /**
+   * Ends recovery if what was in flight when it began is acknowledged, or was not lost.
+   * @returns whether what was sent since lost something, too: a loss of the next window (RFC 5681 §4.3, RFC 6675 §5)
+   */
+  private endRecovery(echo: number | null): boolean {
     const stamp = this.retransmitStamp;
+    let continues = false;
     if (echo !== null && stamp !== null && this.scoreboard.again === 0 && echoesBefore(echo, stamp)) {
       // RFC 3522: what is acknowledged was sent before anything was sent again, and that was all. Nothing had been
       // lost.
       this.scoreboard.unmarkLost();
       this.congestion.undo();
     } else if (this.una < this.recovery.point) {
-      return;
-    } else if (!this.timedOut) {
-      this.congestion.window = this.congestion.threshold;
+      return false;
+    } else {
+      if (!this.timedOut) this.congestion.window = this.congestion.threshold;
+      continues = this.scoreboard.lost + this.scoreboard.again > 0;
     }
     this.recovery.end();
     this.timedOut = false;
     this.duplicates = 0;
     this.scoreboard.rack.recoveryEnded();
+    return continues;
   }
 
   /** RFC 8985 §6.2 */
@@ -284,7 +293,7 @@ export class Sender {
   private respond(progress: boolean, newLoss: boolean, inFlightBefore: number, now: number): void {
     const { scoreboard, congestion, recovery } = this;
     const begins = newLoss && !recovery.active;
-    if (begins) this.beginRecovery();
+    if (begins) this.beginRecovery(false);
     if (recovery.active && !this.timedOut) {
       const { delivered, inFlight } = scoreboard;
       const allowed = recovery.allowance(
@@ -299,11 +308,12 @@ export class Sender {
     if (grows) congestion.acknowledged(scoreboard.delivered, now, this.rto.smoothed);
   }
 
-  private beginRecovery(): void {
+  /** @param continues  some of it was sent again already, so that the stamp of that stays */
+  private beginRecovery(continues: boolean): void {
     this.congestion.reduce();
     this.recovery.begin(this.nxt, this.nxt - this.una);
     this.timedOut = false;
-    this.retransmitStamp = null;
+    if (!continues) this.retransmitStamp = null;
     this.probeEnd = 0;
     this.timers.clear(PROBE);
   }
