@@ -161,7 +161,7 @@ export class Daemon {
     const { keyLog, pcap, log } = this.#options;
     if (keyLog === undefined && pcap === undefined) return null;
     const identity = () => ({ privateKey: this.#device.privateKey(), listenPort: this.#network.listenPort });
-    const recorder = new Recorder({ keyLog, pcap, identity });
+    const recorder = new Recorder({ keyLog, pcap, identity, onFailed: (error) => log.error(error.message) });
     for (const path of [keyLog, pcap]) {
       if (path !== undefined) log.error(`WARNING: writing secret keys to ${path}: who reads it reads this tunnel's traffic`);
     }

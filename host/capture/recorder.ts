@@ -1,8 +1,9 @@
 // The recorder: writes the key log and the capture file that the user asked for. Both are secret files: mode 0600, and
 // whoever starts them is told loudly. Written at once and in order: a capture is for the moment when something breaks.
+// A file that cannot be written any more (a full disk) is given up, and the tunnel goes on without it.
 
 import { createSocket } from "node:dgram";
-import { closeSync, fstatSync, openSync, writeSync } from "node:fs";
+import { closeSync, constants, fstatSync, ftruncateSync, openSync, writeSync } from "node:fs";
 import type { Endpoint } from "../endpoint.ts";
 import { WasmguardError } from "../errors.ts";
 import { formatIp, tryParseIp } from "../ip.ts";
@@ -19,6 +20,8 @@ export interface RecorderOptions {
   pcap?: string;
   /** our private key and UDP port at this moment, for the secrets and headers of the capture */
   identity: () => { privateKey: Uint8Array | null; listenPort: number };
+  /** once for a file that cannot be written any more; nothing is added to it from then on */
+  onFailed?: (error: WasmguardError) => void;
 }
 
 /** What waits to be written: a datagram, or key log lines for those that follow. */
@@ -28,6 +31,8 @@ export class Recorder {
   readonly #identity: RecorderOptions["identity"];
   readonly #keyLog: number | null;
   readonly #pcap: number | null;
+  readonly #onFailed: (error: WasmguardError) => void;
+  readonly #failed = new Set<number>();
   /** our address by that of the other side, for datagrams that do not tell */
   readonly #localAddresses = new Map<string, Uint8Array>();
   #waiting: Item[] = [];
@@ -35,10 +40,11 @@ export class Recorder {
   #knownPrivateKey = "";
 
   /** @throws WasmguardError with the system's `code` when a file cannot be written */
-  constructor({ keyLog, pcap, identity }: RecorderOptions) {
+  constructor({ keyLog, pcap, identity, onFailed = () => {} }: RecorderOptions) {
     this.#identity = identity;
-    this.#keyLog = keyLog === undefined ? null : open(keyLog, "a", "key log");
-    this.#pcap = pcap === undefined ? null : open(pcap, "w", "capture file");
+    this.#onFailed = onFailed;
+    this.#keyLog = keyLog === undefined ? null : open(keyLog, "key log");
+    this.#pcap = pcap === undefined ? null : open(pcap, "capture file");
     if (this.#pcap !== null) writeSync(this.#pcap, fileHeader("wasmguard"));
   }
 
@@ -49,7 +55,7 @@ export class Recorder {
   /** The keys of a handshake of ours, before its message is captured. */
   keys(keys: HandshakeKeys): void {
     const lines = formatKeys(keys);
-    if (this.#keyLog !== null) writeSync(this.#keyLog, lines);
+    if (this.#keyLog !== null) this.#save(this.#keyLog, lines);
     this.#add([lines]);
   }
 
@@ -64,7 +70,7 @@ export class Recorder {
   }
 
   #add(items: Item[]): void {
-    if (this.#pcap === null) return;
+    if (this.#pcap === null || this.#failed.has(this.#pcap)) return;
     this.#waiting.push(...items);
     this.#drain();
   }
@@ -97,19 +103,32 @@ export class Recorder {
       this.#drain();
     };
     socket.once("error", () => done(""));
-    socket.connect(remote.port, address, () => done(socket.address().address));
+    // The discard port: only the address counts, and a forged datagram may come from port 0, which none can be sent to.
+    socket.connect(9, address, () => done(socket.address().address));
   }
 
   #write(item: Item): void {
     const fd = this.#pcap!;
-    if (typeof item === "string") return void writeSync(fd, secretsBlock(item));
+    if (typeof item === "string") return this.#save(fd, secretsBlock(item));
     const { privateKey, listenPort } = this.#identity();
     this.#staticKey(fd, privateKey);
     const { incoming, remote, local, bytes, at } = item;
     const address = local ?? this.#localAddresses.get(formatIp(remote.address)) ?? new Uint8Array(remote.address.length);
     const ours = { address, port: listenPort };
     const packet = incoming ? udpPacket(remote, ours, bytes) : udpPacket(ours, remote, bytes);
-    writeSync(fd, packetBlock(packet, BigInt(Math.round(at * 1000)) * 1000n));
+    this.#save(fd, packetBlock(packet, BigInt(Math.round(at * 1000)) * 1000n));
+  }
+
+  #save(fd: number, bytes: Uint8Array | string): void {
+    if (this.#failed.has(fd)) return;
+    try {
+      writeSync(fd, typeof bytes === "string" ? Buffer.from(bytes) : bytes);
+    } catch (error) {
+      this.#failed.add(fd);
+      const { code = "EIO" } = error as NodeJS.ErrnoException;
+      const what = fd === this.#pcap ? "capture file" : "key log";
+      this.#onFailed(new WasmguardError(code, `Cannot write the ${what} any more, it ends here: ${code}`, { cause: error }));
+    }
   }
 
   // An initiation that comes to us is read with our static key alone, and no handshake of ours has told it yet.
@@ -119,23 +138,27 @@ export class Recorder {
     privateKey.fill(0);
     if (text === this.#knownPrivateKey) return;
     this.#knownPrivateKey = text;
-    writeSync(fd, secretsBlock(`LOCAL_STATIC_PRIVATE_KEY = ${text}\n`));
+    this.#save(fd, secretsBlock(`LOCAL_STATIC_PRIVATE_KEY = ${text}\n`));
   }
 }
 
-function open(path: string, flags: "a" | "w", what: string): number {
+function open(path: string, what: "key log" | "capture file"): number {
+  const { O_WRONLY, O_CREAT, O_APPEND } = constants;
   let fd: number;
   try {
-    fd = openSync(path, flags, 0o600);
+    fd = openSync(path, O_WRONLY | O_CREAT | (what === "key log" ? O_APPEND : 0), 0o600);
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException;
     throw new WasmguardError(code ?? "EIO", `Cannot write the ${what} ${path}: ${message}`, { cause: error });
   }
   // A file that was there before keeps its mode: secrets must not go where others read.
-  const { mode } = fstatSync(fd);
-  if ((mode & 0o077) !== 0 && (mode & 0o170000) === 0o100000) {
+  const stat = fstatSync(fd);
+  const { mode } = stat;
+  if ((mode & 0o077) !== 0 && stat.isFile()) {
     closeSync(fd);
     throw new WasmguardError("EPERM", `Cannot write the ${what} ${path}: others may read it (mode ${(mode & 0o777).toString(8)}); chmod 600 it`);
   }
+  // Not by opening it: a file that is refused stays as it was.
+  if (what === "capture file" && stat.isFile()) ftruncateSync(fd, 0);
   return fd;
 }

@@ -2,6 +2,9 @@
 // every field that is wrong is called wrong; damaged files and messages give an error or a note, never a crash.
 
 import assert from "node:assert/strict";
+import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join as joinPath } from "node:path";
 import { suite } from "uvu";
 import { DEVICE_EVENT_HEAD, EVENT_EPHEMERAL, EVENT_MAX, EVENTS, EVENT_SIZE, EVENT_TYPE, KEY_LOG, KEY_LOG_END } from "../../assembly/abi.ts";
 import { Dissector, hex } from "../../host/capture/dissector.ts";
@@ -10,6 +13,7 @@ import {
   type CaptureItem, fileHeader, join, LINKTYPE_ETHERNET, LINKTYPE_RAW, packetBlock, readCapture, SECRETS_WIREGUARD, secretsBlock,
 } from "../../host/capture/pcapng.ts";
 import { Primitives } from "../../host/capture/primitives.ts";
+import { Recorder } from "../../host/capture/recorder.ts";
 import { udpDatagram, udpPacket } from "../../host/capture/udp-packet.ts";
 import { type Bytes, endpoint4, MainThread, packet4, seeded } from "../helpers/threads.ts";
 import { builds } from "../helpers/wasm.ts";
@@ -212,6 +216,41 @@ files("a key log names the line that is wrong, and no key", () => {
   const log = parseKeyLog(`# all\r\nLOCAL_EPHEMERAL_PRIVATE_KEY = ${key}\r\nPRESHARED_KEY = ${key}\n`);
   assert.equal(log.ephemerals.length, 1);
   assert.equal(log.ephemerals[0].presharedKey!.length, 32);
+});
+
+files("a file that others may read is refused and stays as it was; one of ours is begun anew", () => {
+  const folder = mkdtempSync(joinPath(tmpdir(), "wasmguard-capture-"));
+  const pcap = joinPath(folder, "old.pcapng");
+  const identity = () => ({ privateKey: null, listenPort: 51820 });
+  writeFileSync(pcap, "x".repeat(1000));
+  chmodSync(pcap, 0o644);
+  assert.throws(() => new Recorder({ pcap, identity }), { code: "EPERM" });
+  assert.equal(readFileSync(pcap, "utf8"), "x".repeat(1000));
+  chmodSync(pcap, 0o600);
+  new Recorder({ pcap, identity }).close();
+  assert.deepEqual(readFileSync(pcap), Buffer.from(fileHeader("wasmguard")));
+  rmSync(folder, { recursive: true });
+});
+
+files("what cannot be recorded ends no tunnel: a full disk, a datagram from port 0", async () => {
+  const folder = mkdtempSync(joinPath(tmpdir(), "wasmguard-capture-"));
+  const identity = () => ({ privateKey: null, listenPort: 51820 });
+  const told: string[] = [];
+  const full = new Recorder({ keyLog: "/dev/full", identity, onFailed: ({ code }) => void told.push(code) });
+  const key = new Uint8Array(32);
+  const keys = { localStaticPrivate: key, remoteStaticPublic: key, localEphemeralPrivate: key, presharedKey: key };
+  for (let i = 0; i < 3; i++) full.keys(keys);
+  full.close();
+  assert.deepEqual(told, ["ENOSPC"]);
+  const pcap = joinPath(folder, "new.pcapng");
+  const recorder = new Recorder({ pcap, identity });
+  const remote = { family: 4 as const, address: Uint8Array.of(127, 0, 0, 1), port: 0, scope: 0 };
+  recorder.packets([{ incoming: true, remote, local: null, bytes: new Uint8Array(148), at: 1 }]);
+  const length = (): number => [...readCapture(readFileSync(pcap))].length;
+  for (let i = 0; i < 200 && length() === 0; i++) await new Promise((resolve) => setTimeout(resolve, 10));
+  assert.equal(length(), 1);
+  recorder.close();
+  rmSync(folder, { recursive: true });
 });
 
 files.run();
