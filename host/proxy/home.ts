@@ -98,8 +98,7 @@ export class Home {
     if (sameInterface(old.config, file.config)) await this.#tunnel.configure(file.config);
     else await this.#replace(file);
     this.file = file;
-    this.#alive.stop();
-    this.#alive = new AliveCheck(file.sections.checkAlive, this.#tunnel);
+    this.#checkAlive();
   }
 
   async close(): Promise<void> {
@@ -108,6 +107,12 @@ export class Home {
     this.#services.clear();
     await Promise.all(services.map(({ service }) => service.stop()));
     await this.#tunnel.close();
+  }
+
+  /** From here on of the present file and tunnel. */
+  #checkAlive(): void {
+    this.#alive.stop();
+    this.#alive = new AliveCheck(this.file.sections.checkAlive, this.#tunnel);
   }
 
   async #replace(file: ProxyFile): Promise<void> {
@@ -120,6 +125,7 @@ export class Home {
     } catch (error) {
       if (wantsOldPort) {
         this.#tunnel = await openNamed(this.file, this.#settings);
+        this.#checkAlive();
         await this.#tellServices();
       }
       throw error;

@@ -4,7 +4,7 @@ import assert from "node:assert";
 import { renameSync, writeFileSync } from "node:fs";
 import parsePrometheus from "parse-prometheus-text-format";
 import { suite } from "uvu";
-import { parseConfig } from "../../host/config.ts";
+import { type Config, parseConfig } from "../../host/config.ts";
 import { AliveCheck } from "../../host/proxy/check-alive.ts";
 import { parseService } from "../../host/proxy/spec.ts";
 import { FileWatch } from "../../host/proxy/watch.ts";
@@ -196,6 +196,31 @@ refused("changed files are noticed: written in place, replaced, and no others", 
     assert.equal(watch.set(["/nowhere/at/all/x.conf"]).length, 1);
   } finally {
     watch.close();
+    await world.close();
+  }
+});
+
+refused("a tunnel that could not be replaced is opened again, and its health is that of the new one", async () => {
+  const world = new World();
+  try {
+    const address = "10.7.0.9";
+    const conf = PLAIN_CONF.replace("[Peer]", `ListenPort = 51999\nCheckAlive = ${address}\n[Peer]`);
+    const path = world.file(`${conf}[Socks5]\nBindAddress = 127.0.0.1:0\n`);
+    let opened = 0;
+    const openTunnel = async (config: Config) => {
+      if (++opened === 2) throw Object.assign(new Error("no luck"), { code: "EADDRINUSE" });
+      const tunnel = await world.openTunnel(config);
+      // The first one answers nothing: only a check of the later one can be content.
+      if (opened > 2) tunnel.answering.add(address);
+      return tunnel;
+    };
+    const running = await world.start({ sources: [{ path, services: [] }], openTunnel }, path);
+    assert.equal(Object.values(running.proxy.health())[0].ready, false);
+    writeFileSync(path, `${conf.replace("[Peer]", "MTU = 1300\n[Peer]")}[Socks5]\nBindAddress = 127.0.0.1:0\n`);
+    await assert.rejects(running.proxy.reload(), /no luck/);
+    assert.equal(opened, 3);
+    await waitFor("health", () => Object.values(running.proxy.health())[0].ready);
+  } finally {
     await world.close();
   }
 });
