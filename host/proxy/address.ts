@@ -70,6 +70,8 @@ function parsePath(text: string): { path: string } | null {
 
 /** @param bare  the host that a port alone stands for; undefined: it needs a host */
 function splitAddress(text: string, { bare, anyPort }: { bare?: string; anyPort: boolean }): HostPort {
+  // Somebody's login, perhaps: what stands before it must not be quoted.
+  if (text.includes("@")) throw new RangeError("an address has no @ (of a file: Username and Password are keys)");
   const colon = text.lastIndexOf(":");
   const port = text.slice(colon + 1);
   const min = anyPort ? 0 : 1;

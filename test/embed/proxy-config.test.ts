@@ -249,6 +249,7 @@ files("mistakes name file, line and key, and nothing secret", () => {
     ["[Resolve]\nResolveStrategy = ipv5\n", /line 10: ResolveStrategy: "ipv5" is none of/],
     ["[STDIOTunnel]\nTarget = $UNSET_ONE\n", /line 10: Target: the environment variable UNSET_ONE is not set/],
     [`[STDIOTunnel]\nTarget = $not a name ${secret}\n`, /line 10: Target: after \$ comes a variable's name/],
+    [`[Socks5]\nBindAddress = bob:${secret}@127.0.0.1:1080\n`, /line 10: BindAddress: an address has no @/],
     [`[STDIOTunnel]\n${secret}==\n`, /line 10: .*is not a key of \[STDIOTunnel\]/],
     ["", /x.conf: no service: give an option/],
   ];
