@@ -62,8 +62,9 @@ stream("sequence numbers and timestamps wrap in the middle", () => {
   }
 });
 
-stream("a third of everything is lost", () => {
-  exchange({ seed: 1, loss: 0.3, delayMs: 2 }, 100_000, 1_000_000);
+// Not more: of a third, time-outs of 60 s follow each other, and an end may rightly be gone before the other's last FIN.
+stream("a fifth of everything is lost", () => {
+  for (const seed of [1, 2, 3, 4]) exchange({ seed, loss: 0.2, delayMs: 2 }, 100_000, 1_000_000);
 });
 
 stream("through a bottleneck with a short queue", () => {

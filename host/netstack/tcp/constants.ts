@@ -73,8 +73,11 @@ export const PROBE_SLACK_MS = 2;
 export const ACK_DELAY_MS = 40;
 /**
  * What only lengthens the last run ahead of a gap is reported together: for a part of the least round trip, at most so
- * long, and so many segments. In a shorter round trip nothing is held: the hosts' timers count in whole ms.
+ * long, and so many segments; but the first at once, more than the three of RFC 5681 §3.2, because in a small window
+ * each ACK counts: the one that says all may be lost. In a shorter round trip nothing is held: the hosts' timers count
+ * in whole ms.
  */
+export const REPORT_AT_ONCE_COUNT = 10;
 export const REPORT_DELAY_PART = 1 / 20;
 export const REPORT_DELAY_MAX_MS = 1;
 export const REPORT_MAX_COUNT = 44;

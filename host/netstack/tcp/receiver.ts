@@ -6,13 +6,13 @@
 // 7323 §2.4 allows that).
 //
 // RFC 5681 §4.2 wants an ACK at once for each segment out of order, for the sake of a sender that counts them to three.
-// One with SACK needs the news only: that a gap opened, closed or shrank, and the first three. What merely lengthens the
+// One with SACK needs the news only: that a gap opened, closed or shrank, and the first few. What merely lengthens the
 // last run waits for a moment and is reported together. An ACK for each was rejected: where the way reorders it costs as
 // much as the data, and ends the slow start of a sender that looks at the spacing of ACKs (HyStart) too soon.
 
 import type { Budget } from "./budget.ts";
 import {
-  ACK_DELAY_MS, DEFAULT_MSS_IPV4, DUPLICATE_THRESHOLD, INITIAL_BUFFER, QUICK_ACK_COUNT, RECEIVE_BUFFER_MAX,
+  ACK_DELAY_MS, DEFAULT_MSS_IPV4, INITIAL_BUFFER, QUICK_ACK_COUNT, RECEIVE_BUFFER_MAX, REPORT_AT_ONCE_COUNT,
   REPORT_DELAY_MAX_MS, REPORT_DELAY_PART, REPORT_MAX_COUNT, REPORT_RTT_MIN_MS, TIMESTAMP_VALID_MS, WINDOW_ROUNDING_MAX,
 } from "./constants.ts";
 import { ReceiveBuffer } from "./receive-buffer.ts";
@@ -59,7 +59,7 @@ export class Receiver {
   /** what came twice, for RFC 2883; none if start = end */
   private repeatedStart = 0;
   private repeatedEnd = 0;
-  /** segments ahead of a gap since `nxt` was what `aheadOf` is, up to DUPLICATE_THRESHOLD */
+  /** segments ahead of a gap since `nxt` was what `aheadOf` is, up to REPORT_AT_ONCE_COUNT */
   private ahead = 0;
   private aheadOf = 0;
   /** segments ahead of a gap that wait to be reported */
@@ -196,9 +196,9 @@ export class Receiver {
       this.aheadOf = buffer.next;
       this.ahead = 0;
     }
-    if (lengthens && this.ahead >= DUPLICATE_THRESHOLD) this.scheduleReport(now);
+    if (lengthens && this.ahead >= REPORT_AT_ONCE_COUNT) this.scheduleReport(now);
     else this.ackNow = true; // RFC 5681 §4.2
-    if (this.ahead < DUPLICATE_THRESHOLD) this.ahead++;
+    if (this.ahead < REPORT_AT_ONCE_COUNT) this.ahead++;
     return isNew === null;
   }
 
