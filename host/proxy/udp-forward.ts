@@ -138,11 +138,18 @@ function backHere({ host, port }: HostPort): OpenBack {
     const { address, family } = await lookup(host);
     const socket = createSocket(family === 6 ? "udp6" : "udp4");
     await new Promise<void>((resolve, reject) => {
-      socket.once("error", reject);
-      socket.connect(port, address, () => {
-        socket.off("error", reject);
+      const fail = (error: Error) => {
+        socket.off("error", fail).on("error", () => {});
+        socket.close();
+        reject(error);
+      };
+      socket.once("error", fail);
+      // Node gives the error to the callback, which its types do not know.
+      socket.connect(port, address, ((error?: Error) => {
+        if (error) return fail(error);
+        socket.off("error", fail);
         resolve();
-      });
+      }) as () => void);
     });
     socket.on("message", onMessage);
     socket.on("error", () => {}); // refused: the target's port may open later

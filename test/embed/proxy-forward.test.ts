@@ -246,6 +246,26 @@ edges("UDP: only the target answers a client", async () => {
   }
 });
 
+edges("UDP to an address that is none of a host: each datagram is dropped, and no session is left", async () => {
+  const world = new World();
+  try {
+    const innerPort = await freePort();
+    const running = await world.proxy([["udp-reverse", `${innerPort}=255.255.255.255:9`]]);
+    const there = world.far.datagram();
+    await waitFor("a drop", async () => {
+      await there.send(Buffer.from("ping"), innerPort, world.near());
+      await sleep(20);
+      return running.metric("wasmguard_proxy_dropped_datagrams") > 0;
+    });
+    there.close();
+    if ("Deno" in globalThis) return; // its connect() never fails: the sending does, each time
+    assert.ok(running.metric("wasmguard_proxy_dropped_datagrams", { reason: "not-allowed" }) > 0, "why");
+    await waitFor("no session", () => running.metric("wasmguard_proxy_open_connections") === 0);
+  } finally {
+    await world.close();
+  }
+});
+
 edges.run();
 
 const sni = suite("SNI door");
