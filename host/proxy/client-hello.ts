@@ -17,8 +17,8 @@ export function serverName(bytes: Uint8Array): string | "more" | null {
   return typeof hello === "string" || hello === null ? (hello as "more" | null) : readServerName(hello);
 }
 
-/** Records that a hello may be cut into: libraries make one or two, and tens of thousands would only cost our time. */
-const RECORDS_MAX = 1024;
+/** Records that a hello may be cut into: libraries make one or two, and more only cost our time. */
+const RECORDS_MAX = 4096;
 
 /** The body of the handshake message, from one record or several; they are joined once, when all of them are there. */
 function assemble(bytes: Uint8Array): Uint8Array | "more" | null {

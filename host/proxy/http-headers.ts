@@ -17,7 +17,7 @@ const HOP_BY_HOP = [
 /** Our pseudonym: a Via with our address would tell the far end about this side. */
 const VIA = "1.1 wasmguard";
 
-/** What says how long a message is and whose: no Connection field takes these away, or a body becomes the next request. */
+/** How long a message is and whose: no Connection field takes these away, or a body becomes the next request. */
 const NEVER_NAMED = ["close", "content-length", "host"];
 
 export interface HeaderOptions {
@@ -83,5 +83,6 @@ function values(raw: readonly string[], name: string): string[] {
 
 function namedByConnection(raw: readonly string[]): Set<string> {
   const names = values(raw, "connection").join(",").split(",");
-  return new Set(names.map((name) => name.trim().toLowerCase()).filter((name) => name !== "" && !NEVER_NAMED.includes(name)));
+  const plain = names.map((name) => name.trim().toLowerCase());
+  return new Set(plain.filter((name) => name !== "" && !NEVER_NAMED.includes(name)));
 }

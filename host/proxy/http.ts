@@ -148,8 +148,9 @@ export class HttpProxy implements Service {
       // A kept connection that the server closed just now: the request may never have arrived, and is sent again.
       const code = (error as NodeJS.ErrnoException).code;
       const isStale = up.reusedSocket && (code === "ECONNRESET" || code === "EPIPE");
+      const hears = !res.headersSent && !res.destroyed;
       const mayRepeat = !isRetry && !bodied && IDEMPOTENT.includes(req.method ?? "");
-      if (isStale && mayRepeat && !res.headersSent && !res.destroyed) return this.#request(req, res, expectsContinue, true);
+      if (isStale && mayRepeat && hears) return this.#request(req, res, expectsContinue, true);
       const { reason, httpStatus, words } = classify(error);
       if (!res.destroyed) {
         tally.failed(reason);
@@ -187,7 +188,7 @@ export class HttpProxy implements Service {
     req.pipe(up);
   }
 
-  /** Counts a request of a client until it is answered. @returns false when there are too many: the client is cut off */
+  /** Counts a request until it is answered. @returns false when there are too many: the client is cut off */
   #takeTurn({ socket }: IncomingMessage, res: ServerResponse): boolean {
     if (socket.destroyed) return false; // and what it said in the same breath
     const count = this.#unanswered.get(socket) ?? 0;

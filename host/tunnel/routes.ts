@@ -1,5 +1,5 @@
-// Whether any peer would take a packet to an address: the union of all AllowedIPs, as the device has them. The core drops
-// what has no peer, and a kernel's interface says so at once; a program must not wait for a time-out to find out.
+// Whether any peer would take a packet to an address: the union of all AllowedIPs, as the device has them. The core
+// drops what has no peer, and a kernel's interface says so at once; a program must not wait for a time-out to find out.
 //
 // Whose prefix it is, is the core's business (the longest one's); here only whether there is one. So the prefixes are
 // sets by length, and a look is one step for each length that occurs, however many peers there are.
@@ -22,7 +22,8 @@ export class Routes {
 
   has({ family, address }: IpAddress): boolean {
     for (const networks of this.#networks.values()) {
-      if (networks.family === family && (networks.cidr === 0 || networks.keys.has(keyOf(address, networks.cidr)))) return true;
+      if (networks.family !== family) continue;
+      if (networks.cidr === 0 || networks.keys.has(keyOf(address, networks.cidr))) return true;
     }
     return false;
   }
