@@ -95,10 +95,12 @@ async function watch(name: string | undefined): Promise<void> {
   const isTerminal = process.stdout.isTTY === true;
   let running = true;
   let wake = () => {};
-  process.once("SIGINT", () => {
-    running = false;
-    wake();
-  });
+  for (const signal of ["SIGINT", "SIGTERM"] as const) {
+    process.once(signal, () => {
+      running = false;
+      wake();
+    });
+  }
   if (isTerminal) process.stdout.write("\x1b[?25l\x1b[2J"); // no cursor, clear
   try {
     while (running) {
@@ -177,7 +179,8 @@ function toMetrics({ name, state, statistics }: Seen): InterfaceMetrics {
 
 function listen(server: Server, port: number, host: string): Promise<void> {
   return new Promise((resolve, reject) => {
-    server.once("error", (error: NodeJS.ErrnoException) => {
+    // Later ones, as too many open files at an accept, end no server.
+    server.on("error", (error: NodeJS.ErrnoException) => {
       reject(new WasmguardError(error.code ?? "EIO", `Cannot serve metrics at ${host}:${port}: ${error.message}`));
     });
     server.listen(port, host, resolve);

@@ -81,9 +81,13 @@ export const systemNetwork: Network = {
     const own = plain.startsWith("fe80:") ? "::" : plain;
     return new Promise((resolve, reject) => {
       const socket = createSocket({ type: isIPv4(own) ? "udp4" : "udp6", ipv6Only: !isIPv4(own) });
-      socket.once("error", reject);
+      const fail = (error: Error): void => {
+        socket.close();
+        reject(error);
+      };
+      socket.once("error", fail);
       socket.bind(port, own, () => {
-        socket.off("error", reject);
+        socket.off("error", fail);
         resolve(new SystemPort(socket));
       });
     });

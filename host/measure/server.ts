@@ -146,7 +146,7 @@ export class MeasureServer {
     try {
       const ready = datagrams?.ready ?? this.#awaitStreams(control, plan, token, parts);
       control.send({ type: "ready", token: token.toString("hex"), port: datagrams?.port.port ?? this.port });
-      await control.expect("go");
+      await inTime(control.expect("go"), PATIENCE_MS, "the client did not begin the test that it had asked for");
       const all = Promise.race([ready, control.failed]);
       await inTime(all, PATIENCE_MS, "not all connections of the test came to the server");
       control.send({ type: "going" });
