@@ -1,6 +1,7 @@
 // An IP packet around a datagram, for capture files: the host sees datagrams, Wireshark wants packets. And the way back,
 // from what a capture file holds to the datagram.
 
+import { finish, fold, pseudoSum, sum } from "../netstack/checksum.ts";
 import {
   LINKTYPE_ETHERNET, LINKTYPE_IPV4, LINKTYPE_IPV6, LINKTYPE_LINUX_SLL, LINKTYPE_LINUX_SLL2, LINKTYPE_LOOP, LINKTYPE_NULL,
   LINKTYPE_RAW,
@@ -22,15 +23,6 @@ const UDP = 17;
 const UDP_HEADER_LEN = 8;
 const HOP_LIMIT = 64;
 
-/** Ones' complement sum of 16-bit words, RFC 1071. */
-function sum(bytes: Uint8Array, start = 0): number {
-  let total = start;
-  for (let i = 0; i + 1 < bytes.length; i += 2) total += (bytes[i] << 8) | bytes[i + 1];
-  if (bytes.length & 1) total += bytes[bytes.length - 1] << 8;
-  while (total > 0xffff) total = (total & 0xffff) + Math.floor(total / 0x10000);
-  return total;
-}
-
 /** RFC 768 over RFC 791 or RFC 8200. Both sides are of one family. */
 export function udpPacket(source: Side, destination: Side, payload: Uint8Array): Uint8Array {
   const isIpv4 = source.address.length === 4;
@@ -44,13 +36,13 @@ export function udpPacket(source: Side, destination: Side, payload: Uint8Array):
   view.setUint16(ipLen + 2, destination.port);
   view.setUint16(ipLen + 4, udpLen);
   packet.set(payload, ipLen + UDP_HEADER_LEN);
-  const pseudo = sum(packet.subarray(isIpv4 ? 12 : 8, ipLen), UDP + udpLen);
-  view.setUint16(ipLen + 6, ~sum(packet.subarray(ipLen), pseudo) & 0xffff || 0xffff);
+  const pseudo = pseudoSum(source.address, destination.address, UDP, udpLen);
+  view.setUint16(ipLen + 6, finish(fold(pseudo + sum(packet, ipLen))) || 0xffff);
   if (isIpv4) {
     packet.set([0x45, 0], 0);
     view.setUint16(2, packet.length);
     packet.set([HOP_LIMIT, UDP], 8);
-    view.setUint16(10, ~sum(packet.subarray(0, 20)) & 0xffff);
+    view.setUint16(10, finish(sum(packet, 0, ipLen)));
   } else {
     packet[0] = 0x60;
     view.setUint16(4, udpLen);

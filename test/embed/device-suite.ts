@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { suite } from "uvu";
 import { EVENT_HANDSHAKE_COMPLETE } from "../../assembly/abi.ts";
 import type { InPacket } from "../../host/netstack/types.ts";
-import { Stream } from "../sim/random.ts";
+import { Stream } from "../../host/simulator/random.ts";
 import {
   assertValid, build, type Bytes, expand, type Fields, parse, sameAfterJoin, segmentsOf, TCP, UDP,
 } from "../offload/oracle.ts";

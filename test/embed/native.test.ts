@@ -13,7 +13,7 @@ import { openLibc } from "../../host/platform/linux/libc.ts";
 import { openPortable } from "../../host/portable.ts";
 import { cannotRun } from "../helpers/namespace.ts";
 import { parse, TCP, UDP } from "../offload/oracle.ts";
-import { Stream } from "../sim/random.ts";
+import { Stream } from "../../host/simulator/random.ts";
 import { deviceSuite } from "./device-suite.ts";
 import { between, type Open, openPair, toOutPacket, until } from "./pair.ts";
 

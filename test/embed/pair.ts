@@ -6,7 +6,7 @@ import { createPeerChange } from "../../host/model.ts";
 import type { InPacket, OutPacket } from "../../host/netstack/types.ts";
 import type { PortableDevice, PortableOptions } from "../../host/portable.ts";
 import { parsePrefix } from "../../host/ip.ts";
-import type { Stream } from "../sim/random.ts";
+import type { Stream } from "../../host/simulator/random.ts";
 import {
   type Bytes, buildPartial, type Fields, GSO_NONE, gsoType, headersLength, NEEDS_CSUM, randomFields, superPacket, transportOffset,
 } from "../offload/oracle.ts";

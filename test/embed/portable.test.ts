@@ -7,7 +7,7 @@ import { openPortable } from "../../host/portable.ts";
 import type { Transport, TransportSocket } from "../../host/transport/types.ts";
 import { UdpTransport } from "../../host/transport/udp.ts";
 import { build, TCP } from "../offload/oracle.ts";
-import { Stream } from "../sim/random.ts";
+import { Stream } from "../../host/simulator/random.ts";
 import { deviceSuite } from "./device-suite.ts";
 import { between, openPair, toOutPacket, until } from "./pair.ts";
 

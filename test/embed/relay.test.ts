@@ -29,7 +29,7 @@ import type { TransportSocket } from "../../host/transport/types.ts";
 import { UdpTransport } from "../../host/transport/udp.ts";
 import { WebSocketTransport } from "../../host/transport/websocket.ts";
 import { build, type Bytes, UDP } from "../offload/oracle.ts";
-import { Stream } from "../sim/random.ts";
+import { Stream } from "../../host/simulator/random.ts";
 import { TLS_CERT, TLS_KEY } from "./localhost-tls.ts";
 import { between, until } from "./pair.ts";
 

@@ -1,7 +1,7 @@
 // A thread that fills a ring as fast as it can (ring.test.ts): packets of random lengths, each with its number in all bytes.
 import { parentPort, workerData } from "node:worker_threads";
 import { type RingBuffers, RingWriter } from "../../host/native/ring.ts";
-import { Stream } from "../sim/random.ts";
+import { Stream } from "../../host/simulator/random.ts";
 
 export interface WriterData {
   ring: RingBuffers;

@@ -7,7 +7,7 @@ import { Worker } from "node:worker_threads";
 import { buildSync } from "esbuild";
 import { suite } from "uvu";
 import { createRing, RingReader, RingWriter } from "../../host/native/ring.ts";
-import { Stream } from "../sim/random.ts";
+import { Stream } from "../../host/simulator/random.ts";
 import type { WriterData } from "./ring-writer.ts";
 
 const root = path.join(path.dirname(fileURLToPath(import.meta.url)), "../..");

@@ -18,7 +18,7 @@ import type { Transport } from "../../host/transport/types.ts";
 import { UdpTransport } from "../../host/transport/udp.ts";
 import { WebSocketTransport } from "../../host/transport/websocket.ts";
 import { build, type Bytes, UDP } from "../offload/oracle.ts";
-import { Stream } from "../sim/random.ts";
+import { Stream } from "../../host/simulator/random.ts";
 import { between, until } from "./pair.ts";
 
 const loopback = (port: number): Endpoint => ({ family: 4, address: Uint8Array.of(127, 0, 0, 1), port, scope: 0 });

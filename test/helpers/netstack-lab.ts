@@ -18,7 +18,7 @@ import { F_GETFL, F_SETFL, type Libc, O_NONBLOCK, openLibc, POLLIN } from "../..
 import { NativeMemory } from "../../host/platform/linux/native.ts";
 import { type LinuxTun, openTun } from "../../host/platform/linux/tun.ts";
 import { fillRandom } from "../../host/platform/random.ts";
-import { Stream } from "../sim/random.ts";
+import { Stream } from "../../host/simulator/random.ts";
 import { Namespace } from "./namespace.ts";
 
 export const A4 = "10.9.0.1";

@@ -4,7 +4,7 @@
 import { parseIp } from "../../host/ip.ts";
 import { Stack } from "../../host/netstack/stack.ts";
 import type { InPacket, Link, OutPacket, SocketAddress, StackClock } from "../../host/netstack/types.ts";
-import { Stream } from "../sim/random.ts";
+import { Stream } from "../../host/simulator/random.ts";
 
 interface Timer {
   at: number;

@@ -9,7 +9,7 @@ import {
   DELIVER_MAX, DELIVER_SIZE, THREAD_DELIVER, THREAD_DELIVER_COUNT, THREAD_FLOW, THREAD_FLOW_SIZE, THREADS_BASE,
 } from "../../assembly/abi.ts";
 import { builds } from "../helpers/wasm.ts";
-import { Stream } from "../sim/random.ts";
+import { Stream } from "../../host/simulator/random.ts";
 import { CEILING, type Delivered, FLOOR, loadOffload, type Offload, takeDelivered } from "./fixture.ts";
 import {
   ACK, assertValid, build, type Bytes, CWR, DF, ECE, expand, type Fields, FIN, headersLength, MF, PSH, randomExtension,

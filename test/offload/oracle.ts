@@ -2,7 +2,7 @@
 // 8200, 9293, 768, 1071 and linux/virtio_net.h. It works on fields and lists of bytes and always builds a packet from
 // nothing, so it can share no mistake with code that adjusts headers where they lie.
 import assert from "node:assert/strict";
-import type { Stream } from "../sim/random.ts";
+import type { Stream } from "../../host/simulator/random.ts";
 
 export type Bytes = Uint8Array;
 

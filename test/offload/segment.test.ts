@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { suite } from "uvu";
 import { THREAD_SEGMENT, THREAD_SEGMENT_SIZE, THREADS_BASE } from "../../assembly/abi.ts";
 import { builds } from "../helpers/wasm.ts";
-import { Stream } from "../sim/random.ts";
+import { Stream } from "../../host/simulator/random.ts";
 import { CEILING, FLOOR, loadOffload, type Offload } from "./fixture.ts";
 import {
   ACK, assertValid, build, buildPartial, type Bytes, CWR, DF, ECE, type Fields, FIN, GSO_ECN, GSO_NONE,

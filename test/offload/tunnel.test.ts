@@ -9,7 +9,7 @@ import {
 } from "../../assembly/abi.ts";
 import { MAX_STAGED_PACKETS } from "../../assembly/protocol.ts";
 import { builds } from "../helpers/wasm.ts";
-import { Stream } from "../sim/random.ts";
+import { Stream } from "../../host/simulator/random.ts";
 import { takeDelivered } from "./fixture.ts";
 import {
   ACK, build, buildPartial, type Bytes, type Fields, headersLength, PSH, randomFields, segmentsOf,

@@ -5,7 +5,7 @@ import { suite } from "uvu";
 import { builds } from "../sim/builds.ts";
 import { openPair } from "../sim/pair.ts";
 import { MS, SECOND } from "../sim/paper.ts";
-import { Stream } from "../sim/random.ts";
+import { Stream } from "../../host/simulator/random.ts";
 import { Simulator } from "../../host/simulator/simulator.ts";
 import { ALL_FAULTS, soak, type SoakOptions } from "../../host/simulator/soak.ts";
 import { Hash } from "../../host/simulator/trace.ts";

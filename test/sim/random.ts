@@ -1,1 +1,0 @@
-export * from "../../host/simulator/random.ts";
