@@ -20,6 +20,7 @@ import { deleteLink, setGsoMaxSegments, watchNetwork } from "./platform/linux/ne
 import { LinuxNetwork } from "./platform/linux/network.ts";
 import { Sender } from "./platform/linux/sender.ts";
 import { adoptTun, type LinuxTun, openTun } from "./platform/linux/tun.ts";
+import { localAddressTo } from "./platform/linux/udp.ts";
 import { CoreRandom, fillRandom } from "./platform/random.ts";
 import type { NetworkEvent } from "./platform/types.ts";
 import { startUapiServer, type UapiServer } from "./uapi-server.ts";
@@ -161,7 +162,11 @@ export class Daemon {
     const { keyLog, pcap, log } = this.#options;
     if (keyLog === undefined && pcap === undefined) return null;
     const identity = () => ({ privateKey: this.#device.privateKey(), listenPort: this.#network.listenPort });
-    const recorder = new Recorder({ keyLog, pcap, identity, onFailed: (error) => log.error(error.message) });
+    const recorder = new Recorder({
+      keyLog, pcap, identity,
+      localAddressTo: (remote) => localAddressTo(this.#libc, remote),
+      onFailed: (error) => log.error(error.message),
+    });
     for (const path of [keyLog, pcap]) {
       if (path !== undefined) log.error(`WARNING: writing secret keys to ${path}: who reads it reads this tunnel's traffic`);
     }

@@ -2,11 +2,10 @@
 // whoever starts them is told loudly. Written at once and in order: a capture is for the moment when something breaks.
 // A file that cannot be written any more (a full disk) is given up, and the tunnel goes on without it.
 
-import { createSocket } from "node:dgram";
 import { closeSync, constants, fstatSync, ftruncateSync, openSync, writeSync } from "node:fs";
 import type { Endpoint } from "../endpoint.ts";
 import { WasmguardError } from "../errors.ts";
-import { formatIp, tryParseIp } from "../ip.ts";
+import { formatIp } from "../ip.ts";
 import { encodeBase64Key } from "../keys.ts";
 import { formatKeys, type HandshakeKeys } from "./keylog.ts";
 import { fileHeader, packetBlock, secretsBlock } from "./pcapng.ts";
@@ -20,28 +19,30 @@ export interface RecorderOptions {
   pcap?: string;
   /** our private key and UDP port at this moment, for the secrets and headers of the capture */
   identity: () => { privateKey: Uint8Array | null; listenPort: number };
+  /** the address of ours that datagrams to there leave from; null = unknown */
+  localAddressTo: (remote: Endpoint) => Uint8Array | null;
   /** once for a file that cannot be written any more; nothing is added to it from then on */
   onFailed?: (error: WasmguardError) => void;
 }
 
-/** What waits to be written: a datagram, or key log lines for those that follow. */
-type Item = Captured | string;
+/** addresses of ours that are remembered, by those of the other side */
+const LOCAL_ADDRESSES_MAX = 1024;
 
 export class Recorder {
   readonly #identity: RecorderOptions["identity"];
   readonly #keyLog: number | null;
   readonly #pcap: number | null;
+  readonly #localAddressTo: RecorderOptions["localAddressTo"];
   readonly #onFailed: (error: WasmguardError) => void;
   readonly #failed = new Set<number>();
   /** our address by that of the other side, for datagrams that do not tell */
   readonly #localAddresses = new Map<string, Uint8Array>();
-  #waiting: Item[] = [];
-  #asking = false;
   #knownPrivateKey = "";
 
   /** @throws WasmguardError with the system's `code` when a file cannot be written */
-  constructor({ keyLog, pcap, identity, onFailed = () => {} }: RecorderOptions) {
+  constructor({ keyLog, pcap, identity, localAddressTo, onFailed = () => {} }: RecorderOptions) {
     this.#identity = identity;
+    this.#localAddressTo = localAddressTo;
     this.#onFailed = onFailed;
     this.#keyLog = keyLog === undefined ? null : open(keyLog, "key log");
     this.#pcap = pcap === undefined ? null : open(pcap, "capture file");
@@ -56,67 +57,35 @@ export class Recorder {
   keys(keys: HandshakeKeys): void {
     const lines = formatKeys(keys);
     if (this.#keyLog !== null) this.#save(this.#keyLog, lines);
-    this.#add([lines]);
+    if (this.#pcap !== null) this.#save(this.#pcap, secretsBlock(lines));
   }
 
   packets(captured: Captured[]): void {
-    this.#add(captured);
+    if (this.#pcap === null || this.#failed.has(this.#pcap)) return;
+    for (const datagram of captured) this.#write(this.#pcap, datagram);
   }
 
   close(): void {
-    for (const item of this.#waiting) this.#write(item);
-    this.#waiting = [];
     for (const fd of [this.#keyLog, this.#pcap]) if (fd !== null) closeSync(fd);
   }
 
-  #add(items: Item[]): void {
-    if (this.#pcap === null || this.#failed.has(this.#pcap)) return;
-    this.#waiting.push(...items);
-    this.#drain();
-  }
-
-  // Wireshark follows a session by addresses and ports, so a first initiation must not come from nowhere: the system is
-  // asked which address of ours it takes, and what comes meanwhile waits its turn.
-  #drain(): void {
-    if (this.#asking) return;
-    for (let i = 0; i < this.#waiting.length; i++) {
-      const item = this.#waiting[i];
-      if (typeof item !== "string" && !item.local && !this.#localAddresses.has(formatIp(item.remote.address))) {
-        this.#waiting.splice(0, i);
-        this.#ask(item.remote);
-        return;
-      }
-      this.#write(item);
-    }
-    this.#waiting = [];
-  }
-
-  #ask(remote: Endpoint): void {
-    this.#asking = true;
-    const address = formatIp(remote.address);
-    const socket = createSocket(remote.family === 4 ? "udp4" : "udp6");
-    const done = (local: string): void => {
-      const ip = tryParseIp(local.split("%")[0]);
-      this.#localAddresses.set(address, ip?.family === remote.family ? ip.address : new Uint8Array(remote.address.length));
-      socket.close();
-      this.#asking = false;
-      this.#drain();
-    };
-    socket.once("error", () => done(""));
-    // The discard port: only the address counts, and a forged datagram may come from port 0, which none can be sent to.
-    socket.connect(9, address, () => done(socket.address().address));
-  }
-
-  #write(item: Item): void {
-    const fd = this.#pcap!;
-    if (typeof item === "string") return this.#save(fd, secretsBlock(item));
+  #write(fd: number, { incoming, remote, local, bytes, at }: Captured): void {
     const { privateKey, listenPort } = this.#identity();
     this.#staticKey(fd, privateKey);
-    const { incoming, remote, local, bytes, at } = item;
-    const address = local ?? this.#localAddresses.get(formatIp(remote.address)) ?? new Uint8Array(remote.address.length);
-    const ours = { address, port: listenPort };
+    const ours = { address: local ?? this.#localAddress(remote), port: listenPort };
     const packet = incoming ? udpPacket(remote, ours, bytes) : udpPacket(ours, remote, bytes);
     this.#save(fd, packetBlock(packet, BigInt(Math.round(at * 1000)) * 1000n));
+  }
+
+  // Wireshark follows a session by addresses and ports, so a first initiation must not come from nowhere.
+  #localAddress(remote: Endpoint): Uint8Array {
+    const key = formatIp(remote.address);
+    const known = this.#localAddresses.get(key);
+    if (known) return known;
+    const address = this.#localAddressTo(remote) ?? new Uint8Array(remote.address.length);
+    if (this.#localAddresses.size >= LOCAL_ADDRESSES_MAX) this.#localAddresses.clear();
+    this.#localAddresses.set(key, address);
+    return address;
   }
 
   #save(fd: number, bytes: Uint8Array | string): void {

@@ -28,6 +28,7 @@ const SIGNATURES = {
   eventfd: "iui",
   socket: "iiii",
   bind: "iizu",
+  connect: "iizu",
   getsockname: "iizz",
   setsockopt: "iiiizu",
   getsockopt: "iiiizz",
@@ -89,6 +90,7 @@ export interface Libc {
   eventfd(initial: number, flags: number): number;
   socket(family: number, type: number, protocol: number): number;
   bind(fd: number, name: number, length: number): number;
+  connect(fd: number, name: number, length: number): number;
   getsockname(fd: number, name: number, length: number): number;
   setsockopt(fd: number, level: number, option: number, value: number, length: number): number;
   getsockopt(fd: number, level: number, option: number, value: number, length: number): number;
@@ -305,6 +307,7 @@ function createLibc(backend: Backend): Libc {
     eventfd: (initial, flags) => f.eventfd(initial, flags),
     socket: (family, type, protocol) => f.socket(family, type, protocol),
     bind: (fd, name, length) => f.bind(fd, size(name), length),
+    connect: (fd, name, length) => f.connect(fd, size(name), length),
     getsockname: (fd, name, length) => f.getsockname(fd, size(name), size(length)),
     setsockopt: (fd, level, option, value, length) => f.setsockopt(fd, level, option, size(value), length),
     getsockopt: (fd, level, option, value, length) => f.getsockopt(fd, level, option, size(value), size(length)),

@@ -5,6 +5,7 @@
 import { formatIp, type IpAddress } from "../../ip.ts";
 import type { Udp } from "../types.ts";
 import { EAFNOSUPPORT, SystemError } from "./errno.ts";
+import type { Endpoint } from "../../endpoint.ts";
 import { AF_INET, AF_INET6, SOCK_CLOEXEC, SOCK_DGRAM, SOL_SOCKET, type Libc } from "./libc.ts";
 import {
   IP_PKTINFO,
@@ -197,4 +198,29 @@ function openSocket(libc: Libc, family: SocketFamily): UdpHandle {
     if (errno !== EAFNOSUPPORT) throw new SystemError(errno, "socket", "open UDP socket");
   }
   return { fd: libc.check(libc.socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), "socket", "open UDP socket"), family: 4, segments: false };
+}
+
+/** The discard port: only the address counts, and a forged datagram may come from port 0, which none can be sent to. */
+const ANY_PORT = 9;
+
+/** The address of ours that the system takes for datagrams to there; null when there is no way. */
+export function localAddressTo(libc: Libc, { family, address: remote, scope }: Endpoint): Uint8Array | null {
+  const { bytes, view, address } = libc.scratch;
+  const fd = libc.socket(family === 6 ? AF_INET6 : AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  if (fd < 0) return null;
+  try {
+    const length = family === 6 ? SOCKADDR_IN6_LEN : SOCKADDR_IN_LEN;
+    const at = family === 6 ? 8 : 4;
+    bytes.fill(0, 0, length);
+    view.setUint16(0, family === 6 ? AF_INET6 : AF_INET, true);
+    view.setUint16(2, ANY_PORT, false);
+    bytes.set(remote, at);
+    if (family === 6) view.setUint32(24, scope, true);
+    if (libc.connect(fd, address, length) < 0) return null;
+    view.setUint32(64, length, true);
+    if (libc.getsockname(fd, address, address + 64) < 0) return null;
+    return bytes.slice(at, at + remote.length);
+  } finally {
+    libc.close(fd);
+  }
 }
