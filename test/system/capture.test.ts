@@ -13,12 +13,12 @@ function recording(ours: Implementation, ...options: string[]): Implementation {
   return { name: ours.name, command: [...ours.command, ...options] };
 }
 
-/** Inner addresses of every echo that tshark decrypts, in order. */
+/** Inner addresses of every echo that tshark decrypts, in order of time: two threads write, and either may be first. */
 async function echoes(side: Side, file: string, options = ""): Promise<string[]> {
-  const fields = "-T fields -E separator=/s -e ip.src -e icmp.type";
+  const fields = "-T fields -E separator=/s -e frame.time_epoch -e ip.src -e icmp.type";
   // Wireshark knows another protocol by this port.
   const lines = await side.namespace.run(`tshark -r ${file} -d udp.port==${PORT.b},wg ${options} -Y wg&&icmp ${fields}`);
-  return lines.split("\n").filter(Boolean);
+  return lines.split("\n").filter(Boolean).sort().map((line) => line.replace(/^\S+ /, ""));
 }
 
 // Inner after outer, as tshark lists them; type 8 is a request, 0 its reply.
@@ -49,7 +49,8 @@ systemSuite("capture", (test) => {
       const messages = (await recorded.namespace.run(decode)).trim().split("\n").map((line) => JSON.parse(line));
       assert.deepEqual(messages.flatMap(({ notes }) => notes), [], "nothing is left unread");
       assert.deepEqual(messages.slice(0, 2).map(({ type }) => type), ["initiation", "response"]);
-      const pings = messages.filter(({ type }) => type === "data").map(({ fields }) => fields.find(({ name }: { name: string }) => name === "packet").value);
+      const data = messages.filter(({ type }) => type === "data").sort((one, other) => (one.time < other.time ? -1 : 1));
+      const pings = data.map(({ fields }) => fields.find(({ name }: { name: string }) => name === "packet").value);
       assert.deepEqual(pings, Array.from({ length: PINGS }, () => [
         `96 bytes from the initiator, IPv4 ${a} > ${b} ICMP, 84 bytes`, `96 bytes from the responder, IPv4 ${b} > ${a} ICMP, 84 bytes`,
       ]).flat());
