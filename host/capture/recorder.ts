@@ -1,7 +1,7 @@
 // The recorder: writes the key log and the capture file that the user asked for. Both are secret files: mode 0600, and
-// whoever starts them is told loudly. Written at once: a capture is for the moment when something breaks. (Lanes tell what passed them on their own, so a
-// reply may stand before its request; the times are right.)
-// A file that cannot be written any more (a full disk) is given up, and the tunnel goes on without it.
+// whoever starts them is told loudly. Written at once: a capture is for the moment when something breaks. (Lanes tell
+// what passed them on their own, so a reply may stand before its request; the times are right.) A file that cannot be
+// written any more (a full disk) is given up, and the tunnel goes on without it.
 
 import { closeSync, constants, fstatSync, ftruncateSync, openSync, writeSync } from "node:fs";
 import type { Endpoint } from "../endpoint.ts";
