@@ -223,8 +223,10 @@ systemSuite("up and down", (test) => {
     await succeed(place, ["up", file]);
     process.kill(processesOf(file)[0], "SIGTERM");
     await assertGone(place, file, before);
-    const foreground = place.here.start([...ours.command, "up", "--foreground", file]);
-    await until("the tunnel", async () => (await place.here.try(`ping -n -c 1 -W 1 ${BEYOND[4]}`)).code === 0, 15_000);
+    const foreground = place.here.start([...ours.command, "up", "--foreground", file], { LOG_LEVEL: "verbose" });
+    // Packets pass before the last step is done, and a signal then would be one on the way up.
+    await until("the tunnel", () => foreground.output().includes("Ready") || foreground.code !== null, 15_000);
+    await place.here.run(`ping -n -c 1 -W 2 ${BEYOND[4]}`);
     foreground.signal("SIGINT");
     assert.equal(await foreground.ended(), 0, foreground.output());
     await assertGone(place, file, before);
