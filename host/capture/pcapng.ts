@@ -5,6 +5,7 @@
 // any block that we do not know skipped by its length, which is checked before it is believed.
 
 import { WasmguardError } from "../errors.ts";
+import { join } from "../netstack/bytes.ts";
 
 const SECTION = 0x0a0d0d0a;
 const INTERFACE = 1;
@@ -31,18 +32,14 @@ const OPTION_TSRESOL = 9;
 const OPTION_APPLICATION = 4;
 
 function block(type: number, ...parts: Uint8Array[]): Uint8Array {
-  const body = parts.reduce((sum, part) => sum + part.length, 0);
-  const total = 12 + Math.ceil(body / 4) * 4;
+  const body = join(parts);
+  const total = 12 + Math.ceil(body.length / 4) * 4;
   const bytes = new Uint8Array(total);
   const view = new DataView(bytes.buffer);
   view.setUint32(0, type, true);
   view.setUint32(4, total, true);
   view.setUint32(total - 4, total, true);
-  let at = 8;
-  for (const part of parts) {
-    bytes.set(part, at);
-    at += part.length;
-  }
+  bytes.set(body, 8);
   return bytes;
 }
 
@@ -82,16 +79,6 @@ export function packetBlock(packet: Uint8Array, nanoseconds: bigint): Uint8Array
   const high = Number(nanoseconds >> 32n);
   const low = Number(nanoseconds & 0xffffffffn);
   return block(ENHANCED_PACKET, words(0, high, low, packet.length, packet.length), packet);
-}
-
-export function join(parts: Uint8Array[]): Uint8Array {
-  const bytes = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    bytes.set(part, at);
-    at += part.length;
-  }
-  return bytes;
 }
 
 /** What a capture file holds, in order. */

@@ -63,16 +63,16 @@ export class Recorder {
 
   packets(captured: Captured[]): void {
     if (this.#pcap === null || this.#failed.has(this.#pcap)) return;
-    for (const datagram of captured) this.#write(this.#pcap, datagram);
+    const { privateKey, listenPort } = this.#identity();
+    this.#staticKey(this.#pcap, privateKey);
+    for (const datagram of captured) this.#write(this.#pcap, datagram, listenPort);
   }
 
   close(): void {
     for (const fd of [this.#keyLog, this.#pcap]) if (fd !== null) closeSync(fd);
   }
 
-  #write(fd: number, { incoming, remote, local, bytes, at }: Captured): void {
-    const { privateKey, listenPort } = this.#identity();
-    this.#staticKey(fd, privateKey);
+  #write(fd: number, { incoming, remote, local, bytes, at }: Captured, listenPort: number): void {
     const ours = { address: local ?? this.#localAddress(remote), port: listenPort };
     const packet = incoming ? udpPacket(remote, ours, bytes) : udpPacket(ours, remote, bytes);
     this.#save(fd, packetBlock(packet, BigInt(Math.round(at * 1000)) * 1000n));

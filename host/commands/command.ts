@@ -1,5 +1,6 @@
 // What a subcommand is, and what all of them share: how arguments are read and refused.
 
+import process from "node:process";
 import { type ParseArgsConfig, parseArgs } from "node:util";
 
 export interface Command {
@@ -43,3 +44,6 @@ export function number(name: string, text: string | undefined, max: number): num
 export function atMost(positionals: string[], most: number): void {
   if (positionals.length > most) throw new UsageError(`unexpected argument "${positionals[most]}"`);
 }
+
+/** Wraps text in a terminal attribute (SGR number) where output is a terminal. */
+export const style = (code: number) => (text: string) => (process.stdout.isTTY ? `\x1b[${code}m${text}\x1b[0m` : text);

@@ -9,7 +9,7 @@ import { Primitives } from "../capture/primitives.ts";
 import { udpDatagram, type Side, type UdpDatagram } from "../capture/udp-packet.ts";
 import { WasmguardError } from "../errors.ts";
 import { formatIp } from "../ip.ts";
-import { atMost, type Command, parse, UsageError } from "./command.ts";
+import { atMost, type Command, parse, style, UsageError } from "./command.ts";
 
 const options = {
   keys: { type: "string" },
@@ -87,7 +87,6 @@ function formatTime(nanoseconds: bigint): string {
 
 type Packet = CaptureItem & { type: "packet" };
 
-const style = (code: number) => (text: string) => (process.stdout.isTTY ? `\x1b[${code}m${text}\x1b[0m` : text);
 const [bold, dim, red, green] = [1, 2, 31, 32].map(style);
 
 function toText(number: number, packet: Packet, datagram: UdpDatagram, { type, fields, steps, notes }: Dissection, withSteps: boolean): string {

@@ -12,7 +12,7 @@ import { encodeBase64Key } from "../keys.ts";
 import type { DeviceState } from "../model.ts";
 import { readState, readStatistics } from "../uapi-client.ts";
 import { socketPath } from "../uapi-server.ts";
-import { atMost, type Command, parse, UsageError } from "./command.ts";
+import { atMost, type Command, parse, style, UsageError } from "./command.ts";
 
 /** Peers whose routes are asked for: each is a program started. */
 const ROUTES_MAX = 32;
@@ -96,7 +96,6 @@ function routesOf(state: DeviceState) {
   return { endpointRoutes, innerRoutes, endpointMtus };
 }
 
-const style = (code: number) => (text: string) => (process.stdout.isTTY ? `\x1b[${code}m${text}\x1b[0m` : text);
 const [dim, red, green, yellow] = [2, 31, 32, 33].map(style);
 const MARKS = { ok: green("ok     "), hint: yellow("hint   "), problem: red("problem") };
 

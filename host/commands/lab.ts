@@ -9,7 +9,7 @@ import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { WasmguardError } from "../errors.ts";
 import { atMost, type Command, parse } from "./command.ts";
-import { listenAddress } from "./listen.ts";
+import { listen, listenAddress } from "./listen.ts";
 
 const DEFAULT_LISTEN = "127.0.0.1:0";
 
@@ -54,7 +54,7 @@ of the browser. Prints its address; Ctrl-C ends it. The folder dist/lab works on
     const stopped = new Promise<void>((resolve) => {
       for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => resolve());
     });
-    await listen(server, port, host);
+    await listen(server, port, host, "listen on");
     const { address, port: bound } = server.address() as AddressInfo;
     process.stdout.write(`http://${address.includes(":") ? `[${address}]` : address}:${bound}/\n`);
     await stopped;
@@ -95,13 +95,4 @@ function readFiles(): Map<string, Buffer> {
       cause: error,
     });
   }
-}
-
-function listen(server: Server, port: number, host: string): Promise<void> {
-  return new Promise((resolve, reject) => {
-    server.once("error", (error: NodeJS.ErrnoException) =>
-      reject(new WasmguardError(error.code ?? "EIO", `Cannot listen on ${host}:${port}: ${error.code}`)),
-    );
-    server.listen(port, host, resolve);
-  });
 }

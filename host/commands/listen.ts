@@ -1,5 +1,7 @@
-// Where a command listens: IP:PORT, as relay and lab take it.
+// Where a command listens: IP:PORT, as relay and lab take it; and that it does.
 
+import type { Server } from "node:net";
+import { WasmguardError } from "../errors.ts";
 import { formatIp, tryParseIp } from "../ip.ts";
 import { UsageError } from "./command.ts";
 
@@ -11,4 +13,18 @@ export function listenAddress(text: string): { host: string; port: number } {
     throw new UsageError(`--listen ${text} is not IP:PORT or [IPv6]:PORT`);
   }
   return { host: formatIp(ip.address), port: Number(digits) };
+}
+
+/**
+ * Resolves when it listens. Later errors, as too many open files at an accept, end no server.
+ * @param what  for the error: "serve metrics at"
+ * @throws WasmguardError with the system's `code`
+ */
+export function listen(server: Server, port: number, host: string, what: string): Promise<void> {
+  return new Promise((resolve, reject) => {
+    server.on("error", (error: NodeJS.ErrnoException) => {
+      reject(new WasmguardError(error.code ?? "EIO", `Cannot ${what} ${host}:${port}: ${error.message}`));
+    });
+    server.listen(port, host, resolve);
+  });
 }

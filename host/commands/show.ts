@@ -1,7 +1,7 @@
 // wasmguard show: interfaces and their peers, as `wg show` writes them and what was refused; as JSON; live; as events; or
 // for Prometheus to ask.
 
-import { createServer, type Server } from "node:http";
+import { createServer } from "node:http";
 import process from "node:process";
 import { type Core, compileCore, createCore } from "../core.ts";
 import { WasmguardError } from "../errors.ts";
@@ -13,6 +13,7 @@ import { followEvents, listInterfaces, readState, readStatistics } from "../uapi
 import { socketPath } from "../uapi-server.ts";
 import { Watch } from "../watch.ts";
 import { atMost, type Command, parse, UsageError } from "./command.ts";
+import { listen } from "./listen.ts";
 
 const options = {
   json: { type: "boolean" },
@@ -163,7 +164,7 @@ async function serveMetrics(name: string | undefined, address: string): Promise<
       response.writeHead(503, { "content-type": "text/plain" }).end(`${(error as Error).message}\n`);
     }
   });
-  await listen(server, port, host);
+  await listen(server, port, host, "serve metrics at");
   const bound = server.address() as { port: number };
   process.stdout.write(`metrics at http://${host.includes(":") ? `[${host}]` : host}:${bound.port}/metrics\n`);
   await new Promise<void>((resolve) => {
@@ -175,14 +176,4 @@ async function serveMetrics(name: string | undefined, address: string): Promise<
 
 function toMetrics({ name, state, statistics }: Seen): InterfaceMetrics {
   return { name, state, drops: new Map(Object.entries(statistics?.drops ?? {}).map(([reason, count]) => [reason, Number(count)])) };
-}
-
-function listen(server: Server, port: number, host: string): Promise<void> {
-  return new Promise((resolve, reject) => {
-    // Later ones, as too many open files at an accept, end no server.
-    server.on("error", (error: NodeJS.ErrnoException) => {
-      reject(new WasmguardError(error.code ?? "EIO", `Cannot serve metrics at ${host}:${port}: ${error.message}`));
-    });
-    server.listen(port, host, resolve);
-  });
 }

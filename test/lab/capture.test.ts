@@ -10,9 +10,10 @@ import { DEVICE_EVENT_HEAD, EVENT_EPHEMERAL, EVENT_MAX, EVENTS, EVENT_SIZE, EVEN
 import { Dissector, hex } from "../../host/capture/dissector.ts";
 import { formatKeys, parseKeyLog } from "../../host/capture/keylog.ts";
 import {
-  type CaptureItem, fileHeader, join, LINKTYPE_ETHERNET, LINKTYPE_RAW, packetBlock, readCapture, SECRETS_WIREGUARD, secretsBlock,
+  type CaptureItem, fileHeader, LINKTYPE_ETHERNET, LINKTYPE_RAW, packetBlock, readCapture, SECRETS_WIREGUARD, secretsBlock,
 } from "../../host/capture/pcapng.ts";
 import { Primitives } from "../../host/capture/primitives.ts";
+import { join } from "../../host/netstack/bytes.ts";
 import { Recorder } from "../../host/capture/recorder.ts";
 import { udpDatagram, udpPacket } from "../../host/capture/udp-packet.ts";
 import { type Bytes, endpoint4, MainThread, packet4, seeded } from "../helpers/threads.ts";
